@@ -1,0 +1,69 @@
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere, nothing for work under a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_QUIET_SECONDS = 1.0
+_LINE_EVERY_SECONDS = 15.0
+
+
+def say(text: str) -> None:
+    """Print one line for the user, above any progress bar."""
+    console.print(text, markup=False)
+
+
+class Bar:
+    """Counts finished units of known or unknown total. Use as a context manager; call `advance`."""
+
+    def __init__(self, label: str, total: int | None, unit: str = "") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._started = self._printed = time.monotonic()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def advance(self, n: int = 1, remark: str = "") -> None:
+        """Count `n` more units; `remark` is shown behind the bar."""
+        self.done += n
+        now = time.monotonic()
+        if now - self._started < _QUIET_SECONDS:
+            return
+        if sys.stderr.isatty():
+            self._draw(remark)
+        elif now - self._printed > _LINE_EVERY_SECONDS:
+            self._printed = now
+            say(f"  {self.label}: {self._fraction()} {remark}".rstrip())
+
+    def _fraction(self) -> str:
+        return f"{self.done:,}" + (f"/{self.total:,}" if self.total else "") + f" {self.unit}".rstrip()
+
+    def _draw(self, remark: str) -> None:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[remark]}"),
+                console=console,
+                transient=True,
+            )
+            self._progress.add_task(self.label, total=self.total, remark=remark)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=self.done, remark=remark)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
