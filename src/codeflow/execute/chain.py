@@ -79,7 +79,7 @@ def plan(stages: Sequence[Stage], folder: Path, remake: Sequence[str] = ()) -> l
         elif waits:
             step = Step(stage, "run", f"waits for {', '.join(dict.fromkeys(waits))}", "")
         else:
-            step = _compare(stage, folder / stage.name, stage_key(stage, folder))
+            step = compare(stage, folder / stage.name, stage_key(stage, folder))
         if step.action != "reuse":
             pending.add(stage.name)
         steps.append(step)
@@ -96,7 +96,8 @@ def _input_records(stage: Stage, folder: Path) -> dict[str, InputRecord]:
     return {argument: input_record(folder / source) for argument, source in stage.inputs.items()}
 
 
-def _compare(stage: Stage, output: Path, key: str) -> Step:
+def compare(stage: Stage, output: Path, key: str) -> Step:
+    """Say what is to be done about one stage whose work has the identity `key`."""
     if (output / MANIFEST).exists():
         manifest = check_files(output)
         if manifest.key == key:
@@ -117,7 +118,7 @@ def run_chain(stages: Sequence[Stage], folder: Path, remake: Sequence[str] = ())
     manifests: dict[str, Manifest] = {}
     for number, stage in enumerate(stages, 1):
         output = folder / stage.name
-        step = _compare(stage, output, stage_key(stage, folder))
+        step = compare(stage, output, stage_key(stage, folder))
         label = f"[{number:>2}/{len(stages)}] {stage.name}"
         if step.action == "reuse":
             manifests[stage.name] = check_files(output)

@@ -1,7 +1,7 @@
 """One function over many shards on this machine: skip what is done, retry, merge counts.
 
-A job is a frozen, picklable object with a `name` that is unique within its artifact; the function writes the job's files
-(atomically) and returns its counts. The outcome depends only on the jobs, never on the number of workers.
+A job is a frozen, picklable object with a `name` that is unique within its artifact; the function writes the job's
+files (atomically) and returns its counts. The outcome depends only on the jobs, never on the number of workers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,160 @@
+"""The command line: `run` a recipe, `show` an artifact, or make a single artifact with one of the stage verbs.
+
+Exit codes: 0 done, 2 bad input (one line says what to change), 3 the surroundings failed, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codeflow import __version__
+from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.progress import say
+from codeflow.recipes.verbs import VERBS, Verb
+
+app = typer.Typer(
+    name="codeflow", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="From git repositories to a trained, evaluated code language model.\n\n"
+    "Start with `codeflow run tiny`. Every stage leaves an artifact, a folder that `codeflow show` explains; "
+    "finished work is reused, interrupted work goes on where it stopped.",
+)
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change, e.g. `seed=1`.", show_default=False)
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name: `tiny`, or `smoke` for a quick look.")],
+    overrides: _Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; `runs/RECIPE` if not given.")] = None,
+    repos: Annotated[
+        list[str] | None, typer.Option(help="A git repository (path or url) to add; may be given several times.")
+    ] = None,
+    benchmarks: Annotated[
+        Path | None, typer.Option(help="Folder with benchmark files; CODEFLOW_BENCHMARKS if not given.")
+    ] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print what would run and why, then stop.")] = False,
+    remake: Annotated[list[str] | None, typer.Option(help="A stage to make again; may be given several times.")] = None,
+) -> None:
+    """Run a recipe: make every artifact that is missing, reuse the rest, end with a report.
+
+    Examples:
+
+        codeflow run tiny
+
+        codeflow run tiny --repos ~/src/project --repos https://example.org/other.git
+
+        codeflow run tiny --plan train.general.steps=200
+
+        codeflow run smoke --output /tmp/look --remake report
+    """
+    from codeflow.recipes import runner
+
+    runner.run_recipe(
+        recipe, overrides or [], output, runner.Sources(tuple(repos or ()), benchmarks), only_plan, tuple(remake or ())
+    )
+
+
+@app.command()
+def show(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder, e.g. `runs/tiny/pack`.")],
+    records: Annotated[int, typer.Option("--records", "-n", help="How many records to print.", min=0)] = 3,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file and compare with the manifest.")] = False,
+    row: Annotated[int, typer.Option("--row", help="Which packed row to decode.", min=0)] = 0,
+) -> None:
+    """Explain an artifact: its lineage, counts and first records; for tokens a row decoded with its loss mask.
+
+    Examples:
+
+        codeflow show runs/tiny/clean -n 5
+
+        codeflow show runs/tiny/pack --row 7
+
+        codeflow show runs/tiny/train_code --verify
+    """
+    from codeflow.report.show import show_artifact
+
+    show_artifact(artifact, records, row, verify)
+
+
+def _add(verb: Verb) -> None:
+    inputs_help = " ".join(f"{name}=DIR" for name in verb.inputs) or "none"
+
+    def command(
+        output: Annotated[Path, typer.Argument(help="The artifact's folder.")],
+        overrides: _Overrides = None,
+        inputs: Annotated[
+            list[str] | None, typer.Option("--input", "-i", metavar="NAME=DIR", help=f"Input artifacts: {inputs_help}.")
+        ] = None,
+    ) -> None:
+        from codeflow.recipes import runner
+
+        runner.run_verb(verb, output, inputs or [], overrides or [])
+
+    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *(f"-i {n}=runs/mine/{n}" for n in verb.inputs)])
+    command.__doc__ = f"{verb.summary}\n\nExample:\n\n    {example}\n\nFields: see `{verb.config}` in the reference."
+    app.command(verb.name, rich_help_panel="Stages, one artifact each")(command)
+
+
+for _verb in VERBS.values():
+    _add(_verb)
+
+
+def _user_words(error: OSError) -> str | None:
+    """Return the one line for system errors that a user can mend; None for the rest."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {error.filename or 'the output'}; free some and run the same command again"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        return f"no permission for {error.filename}; choose an output folder you can write to"
+    return None
+
+
+def main() -> None:
+    """Entry point of the `codeflow` command."""
+    try:
+        app(standalone_mode=False)
+        code: Any = 0
+    except typer.Exit as leaving:
+        code = leaving.exit_code
+    except UserError as error:
+        say(f"error: {error}")
+        code = 2
+    except InfrastructureError as error:
+        say(f"failed: {error}")
+        code = 3
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        code = 130
+    except Exception as error:
+        code = _usage_or_raise(error)
+    sys.stdout.flush()
+    # Threads of numerical libraries can take seconds to wind down; nothing is left to save.
+    os._exit(code if isinstance(code, int) else 0)
+
+
+def _usage_or_raise(error: Exception) -> int:
+    """Turn click's usage errors and mendable system errors into one line; raise anything else, it is a bug."""
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # click.ClickException and its kin
+        say(f"error: {' '.join(format_message().split())}; see `codeflow --help`")
+        return 2
+    if type(error).__name__ == "Abort":
+        return 130
+    if isinstance(error, OSError) and (words := _user_words(error)):
+        say(f"error: {words}")
+        return 2
+    raise error

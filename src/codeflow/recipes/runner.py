@@ -1,0 +1,102 @@
+"""Running a recipe or a single verb for the command line: sources, lock, plan, chain, the closing lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import codeflow
+from codeflow.core.config import apply_overrides
+from codeflow.core.errors import UserError, suggest
+from codeflow.core.manifest import read_manifest
+from codeflow.core.progress import console, say
+from codeflow.core.storage import folder_lock
+from codeflow.execute.chain import Stage, compare, make, plan, resolve, run_chain, stage_key
+from codeflow.recipes.verbs import Verb
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a user adds to a recipe from outside."""
+
+    repositories: tuple[str, ...] = ()
+    benchmarks: Path | None = None
+
+
+def recipes() -> dict[str, str]:
+    """Return the recipes by name, as references to their functions."""
+    return {"tiny": "codeflow.recipes.tiny:tiny", "smoke": "codeflow.recipes.tiny:smoke"}
+
+
+def own_checkout() -> str:
+    """Return the checkout that this package runs from, or "" when it is installed elsewhere."""
+    folder = Path(codeflow.__file__).parents[2]
+    return str(folder) if (folder / ".git").exists() and (folder / "pyproject.toml").exists() else ""
+
+
+def run_recipe(
+    name: str, overrides: Sequence[str], output: Path | None, sources: Sources, only_plan: bool, remake: Sequence[str]
+) -> None:
+    """Run or plan a recipe. Raises UserError for an unknown recipe, a bad override or an unusable folder."""
+    known = recipes()
+    if name not in known:
+        raise UserError(f"no recipe '{name}'{suggest(name, known)}")
+    recipe = resolve(known[name])().with_sources(sources.repositories, own_checkout(), sources.benchmarks)
+    recipe = apply_overrides(recipe, overrides)
+    stages = recipe.chain()
+    folder = output or Path("runs") / name
+    if only_plan:
+        _print_plan(stages, folder, remake)
+        return
+    started = time.monotonic()
+    with folder_lock(folder):
+        plan(stages, folder, remake)  # finds wrong stage names and damaged artifacts before any work
+        run_chain(stages, folder, remake)
+    say(f"all stages done in {time.monotonic() - started:.1f} s")
+    summary = folder / "report" / "summary.txt"
+    print(summary.read_text().rstrip())
+    print(f"report: {(folder / 'report' / 'index.html').resolve()}")
+
+
+def _print_plan(stages: Sequence[Stage], folder: Path, remake: Sequence[str]) -> None:
+    from rich.table import Table
+
+    table = Table("stage", "artifact", "action", "why", box=None)
+    for step in plan(stages, folder, remake):
+        table.add_row(step.stage.name, step.stage.kind, step.action, step.reason)
+    console.print(table)
+
+
+def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequence[str]) -> None:
+    """Make one artifact at `output` from input artifacts given as `name=DIR`."""
+    wired = _wire(verb, inputs)
+    config = apply_overrides(resolve(verb.config)(), overrides)
+    stage = verb.stage(config, {name: str(path.resolve()) for name, path in wired.items()}, output.name)
+    folder = output.parent
+    with folder_lock(folder):
+        step = compare(stage, output, stage_key(stage, folder))
+        say(f"{stage.name}: {step.action} ({step.reason})")
+        if step.action != "reuse":
+            make(stage, folder, step.key)
+    counts = read_manifest(output).counts
+    say(f"{stage.name}: kept {counts.kept:,} of {counts.read:,}; see `codeflow show {output}`")
+
+
+def _wire(verb: Verb, inputs: Sequence[str]) -> dict[str, Path]:
+    wired: dict[str, Path] = {}
+    allowed = {*verb.inputs, *verb.optional_inputs}
+    for text in inputs:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            raise UserError(f"--input {text}: write NAME=DIR, with NAME one of {', '.join(sorted(allowed))}")
+        if name not in allowed and "*" not in allowed:
+            raise UserError(f"--input {text}: '{verb.name}' has no input '{name}'{suggest(name, allowed)}")
+        wired[name] = Path(folder)
+        read_manifest(wired[name])
+    missing = [name for name in verb.inputs if name not in wired]
+    if missing:
+        raise UserError(f"'{verb.name}' needs --input {missing[0]}=DIR (an artifact's folder)")
+    return wired
+

@@ -1,0 +1,71 @@
+"""The stages that exist: verb, artifact kind, the function that makes it, its configuration and inputs.
+
+Recipes and the command line share this table. Functions and configurations are named by reference, so that reading
+the table imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from codeflow.core.config import Config
+from codeflow.execute.chain import Stage
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One kind of stage."""
+
+    name: str
+    kind: str
+    run: str
+    config: str
+    summary: str
+    inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
+    world: str = ""
+
+    def stage(self, config: Config, inputs: Mapping[str, str] | None = None, name: str | None = None) -> Stage:
+        """Return a stage of this kind; inputs map this verb's input names to stage names (default: the same)."""
+        wired = dict(inputs) if inputs is not None else {key: key for key in self.inputs}
+        return Stage(name or self.name, self.kind, self.run, config, wired, self.world)
+
+
+_TABLE = (
+    Verb("collect", "documents", "codeflow.corpus.collect:run", "codeflow.corpus.collect:CollectConfig",
+         "Collect files of the standard library, installed packages and git repositories as documents.",
+         world="codeflow.corpus.collect:world"),
+    Verb("history", "commits", "codeflow.corpus.git_history:run", "codeflow.corpus.git_history:HistoryConfig",
+         "Read the histories of git repositories as commits with both sides' contents.",
+         world="codeflow.corpus.git_history:world"),
+    Verb("prompts", "prompts", "codeflow.eval.prompts:run", "codeflow.eval.prompts:PromptsConfig",
+         "Gather the prompts and solutions of benchmarks, to be kept out of the corpus.",
+         world="codeflow.eval.prompts:world"),
+    Verb("clean", "documents", "codeflow.transform.pipeline:run", "codeflow.transform.pipeline:CleanConfig",
+         "Clean documents, replace secrets, parse, filter with counted reasons, measure quality.", ("documents",)),
+    Verb("dedup", "documents", "codeflow.transform.dedup:run", "codeflow.transform.dedup:DedupConfig",
+         "Drop exact and near duplicates (MinHash-LSH, verified).", ("documents",)),
+    Verb("decontaminate", "documents", "codeflow.transform.decontaminate:run",
+         "codeflow.transform.decontaminate:DecontaminateConfig",
+         "Drop documents that hold benchmark prompts or solutions.", ("documents", "prompts")),
+    Verb("split", "documents", "codeflow.transform.split:run", "codeflow.transform.split:SplitConfig",
+         "Set documents aside for held-out measurements.", ("documents",)),
+    Verb("tokenizer", "tokenizer", "codeflow.tokens.tokenizer:run", "codeflow.tokens.tokenizer:TokenizerConfig",
+         "Train a byte-level BPE tokenizer with the recipe's special tokens.", ("documents",)),
+    Verb("evolution", "triplets", "codeflow.transform.evolution:run", "codeflow.transform.evolution:EvolutionConfig",
+         "Choose repository-evolution triplets (before, patch, after) from histories.", ("commits", "documents")),
+    Verb("samples", "samples", "codeflow.transform.samples:run", "codeflow.transform.samples:SamplesConfig",
+         "Make training samples: plain text, fill-in-the-middle, evolution, annealing.", ("documents", "triplets")),
+    Verb("pack", "tokens", "codeflow.tokens.pack:run", "codeflow.tokens.pack:PackConfig",
+         "Tokenize samples and pack them into rows with document boundaries.", ("samples", "tokenizer")),
+    Verb("train", "checkpoint", "codeflow.train.pretrain:run", "codeflow.train.config:TrainConfig",
+         "Train one phase: general, code, annealing.", ("tokens", "tokenizer"), ("parent",)),
+    Verb("evaluate", "scores", "codeflow.eval.evaluate:run", "codeflow.eval.evaluate:EvaluateConfig",
+         "Score checkpoints: held-out bits per byte, completion, programs run in the sandbox.",
+         ("documents", "tokenizer"), ("*",)),
+    Verb("report", "report", "codeflow.report.page:run", "codeflow.report.page:ReportConfig",
+         "Write one self-contained HTML page about a run.", (), ("*",)),
+)
+
+VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _TABLE}
