@@ -1,0 +1,117 @@
+"""LoopCoder: a decoder whose layers run `loop_num` times over the same positions (1 = a dense Llama-shaped model).
+
+Covers training and prefill of whole (packed) rows; decoding with caches is in `generate`.
+Source: LoopCoder §2, and the semantics of the public release where the two disagree.
+
+Legend: B rows, T positions, C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from codeflow.core.errors import UserError
+from codeflow.kernels.dispatch import default_backend
+from codeflow.kernels.documents import Documents
+from codeflow.model.attention import KeyValue
+from codeflow.model.block import Block, RMSNorm
+from codeflow.model.config import ModelConfig
+from codeflow.model.rope import rotation
+
+
+class LoopCoder(nn.Module):
+    """Dense or looped decoder.
+
+    `second_pass_scale` (a runtime attribute, not a parameter) multiplies the residual branches of loops >= 2; a
+    dense-to-loop fold ramps it from 0, where the model equals its first loop, to 1, the released model.
+    `attention_backend` names the kernels in use.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.second_pass_scale = 1.0
+        self.attention_backend = ""  # "" = chosen by device
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        if not self.embed_tokens.weight.is_meta:
+            self.initialise(seed)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Fill all parameters: a function of (seed, parameter name), whatever the order or the number of loops.
+
+        Matrices are normal(0, initializer_range); those that write to the residual stream (o_proj, down_proj) are
+        divided by sqrt(2 * layers * loops), the number of times that something is added; norms are 1, gates 0.
+        """
+        config = self.config
+        n_additions = 2 * config.num_hidden_layers * config.loop_num
+        for name, parameter in self.named_parameters():
+            if "gate_projection" in name:
+                parameter.zero_()
+            elif parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                spread = config.initializer_range / (n_additions**0.5 if residual else 1.0)
+                digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+                values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, spread, generator=generator)
+                parameter.copy_(values)
+
+    @property
+    def backend(self) -> str:
+        """Name of the attention back end in use."""
+        return self.attention_backend or default_backend(self.embed_tokens.weight.device)
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        document_starts: Tensor | None = None,
+        checkpoint_blocks: bool = False,
+    ) -> Tensor:
+        """Return the hidden states (B, T, C) after the final norm; feed them to `logits` or to `lm_head.weight`.
+
+        ids (B, T). `document_starts` (B, T) holds for each position the row index at which its document starts: no
+        attention crosses it. `positions` default to counting from there. `checkpoint_blocks` recomputes each block in
+        the backward pass. Raises UserError for rows longer than max_position_embeddings or wrong document_starts.
+        """
+        config = self.config
+        if ids.shape[1] > config.max_position_embeddings:
+            raise UserError(
+                f"a row of {ids.shape[1]} tokens exceeds max_position_embeddings={config.max_position_embeddings}; "
+                "use shorter rows or a model with a longer context"
+            )
+        documents = Documents.of(document_starts)
+        if positions is None:
+            here = torch.arange(ids.shape[1], device=ids.device)[None]
+            positions = here if documents is None else documents.positions()
+        hidden = self.embed_tokens(ids)
+        turn = rotation(positions, config.head_dim, config.rope_theta, hidden.dtype)
+
+        def run(block: nn.Module, x: Tensor, kv: KeyValue | None, scale: float) -> tuple[Tensor, KeyValue]:
+            if checkpoint_blocks and torch.is_grad_enabled():
+                return checkpoint(block, x, turn, documents, self.backend, kv, scale, use_reentrant=False)
+            return block(x, turn, documents, self.backend, kv, scale)
+
+        first: list[KeyValue] = []
+        for block in self.layers:
+            hidden, kv = run(block, hidden, None, 1.0)
+            first.append(kv)
+        for _ in range(config.loop_num - 1):
+            for block, kv in zip(self.layers, first, strict=True):
+                hidden, _local = run(block, hidden, kv, self.second_pass_scale)
+        return self.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return fp32 (fp64 for fp64 models) logits (B, T, V) of normed hidden states (B, T, C)."""
+        return self.lm_head(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
