@@ -19,13 +19,18 @@ from codeflow.core.progress import say
 from codeflow.recipes.verbs import VERBS, Verb
 
 app = typer.Typer(
-    name="codeflow", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    name="codeflow",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
     help="From git repositories to a trained, evaluated code language model.\n\n"
     "Start with `codeflow run tiny`. Every stage leaves an artifact, a folder that `codeflow show` explains; "
     "finished work is reused, interrupted work goes on where it stopped.",
 )
 _Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change, e.g. `seed=1`.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change, e.g. `seed=1`.", show_default=False),
 ]
 
 
@@ -40,7 +45,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's name: `tiny`, or `smoke` for a quick look.")],
     overrides: _Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; `runs/RECIPE` if not given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run's folder; `runs/RECIPE` if not given.")
+    ] = None,
     repos: Annotated[
         list[str] | None, typer.Option(help="A git repository (path or url) to add; may be given several times.")
     ] = None,
@@ -49,6 +56,7 @@ def run(
     ] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="Print what would run and why, then stop.")] = False,
     remake: Annotated[list[str] | None, typer.Option(help="A stage to make again; may be given several times.")] = None,
+    until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
 ) -> None:
     """Run a recipe: make every artifact that is missing, reuse the rest, end with a report.
 
@@ -64,9 +72,8 @@ def run(
     """
     from codeflow.recipes import runner
 
-    runner.run_recipe(
-        recipe, overrides or [], output, runner.Sources(tuple(repos or ()), benchmarks), only_plan, tuple(remake or ())
-    )
+    wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()), benchmarks, tuple(remake or ()), until)
+    runner.run_recipe(recipe, output, wanted, only_plan)
 
 
 @app.command()
@@ -105,7 +112,9 @@ def _add(verb: Verb) -> None:
 
         runner.run_verb(verb, output, inputs or [], overrides or [])
 
-    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *(f"-i {n}=runs/mine/{n}" for n in verb.inputs)])
+    example = " ".join(
+        ["codeflow", verb.name, f"runs/mine/{verb.name}", *(f"-i {n}=runs/mine/{n}" for n in verb.inputs)]
+    )
     command.__doc__ = f"{verb.summary}\n\nExample:\n\n    {example}\n\nFields: see `{verb.config}` in the reference."
     app.command(verb.name, rich_help_panel="Stages, one artifact each")(command)
 

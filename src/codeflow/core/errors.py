@@ -2,7 +2,7 @@
 
     CodeFlowError
     ├── UserError             bad input or configuration: one clear line, exit code 2
-    └── InfrastructureError   the world failed (disk, network, a missing kernel feature): retried, counted, never a score
+    └── InfrastructureError   the world failed (disk, network, kernel feature): retried, counted, never a score
 
 A broken assumption of our own is an `assert` or a plain Python exception: that is a bug and keeps its traceback.
 """

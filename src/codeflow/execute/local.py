@@ -50,8 +50,9 @@ def run_shards(
 ) -> Counts:
     """Run `work` over `jobs` in a process pool; return the merged counts.
 
-    A finished job leaves `progress/<name>.json` under `output` and is skipped by the next run. A job that fails with an
-    ordinary exception, or whose worker dies, is tried again `retries` times; then InfrastructureError names it. UserErrors are not retried.
+    A finished job leaves `progress/<name>.json` under `output` and is skipped by the next run. A job that fails with
+    an ordinary exception, or whose worker dies, is tried again `retries` times; then InfrastructureError names it.
+    UserErrors are not retried.
     """
     folder = output / PROGRESS
     done = {job.name: folder / f"{job.name}.json" for job in jobs}

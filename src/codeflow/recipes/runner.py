@@ -18,11 +18,14 @@ from codeflow.recipes.verbs import Verb
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a user adds to a recipe from outside."""
+class Wanted:
+    """What a user changes about a recipe."""
 
+    overrides: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
     benchmarks: Path | None = None
+    remake: tuple[str, ...] = ()
+    until: str | None = None
 
 
 def recipes() -> dict[str, str]:
@@ -36,28 +39,35 @@ def own_checkout() -> str:
     return str(folder) if (folder / ".git").exists() and (folder / "pyproject.toml").exists() else ""
 
 
-def run_recipe(
-    name: str, overrides: Sequence[str], output: Path | None, sources: Sources, only_plan: bool, remake: Sequence[str]
-) -> None:
+def run_recipe(name: str, output: Path | None, wanted: Wanted, only_plan: bool = False) -> None:
     """Run or plan a recipe. Raises UserError for an unknown recipe, a bad override or an unusable folder."""
     known = recipes()
     if name not in known:
         raise UserError(f"no recipe '{name}'{suggest(name, known)}")
-    recipe = resolve(known[name])().with_sources(sources.repositories, own_checkout(), sources.benchmarks)
-    recipe = apply_overrides(recipe, overrides)
-    stages = recipe.chain()
+    recipe = resolve(known[name])().with_sources(wanted.repositories, own_checkout(), wanted.benchmarks)
+    stages = _until(apply_overrides(recipe, wanted.overrides).chain(), wanted.until)
     folder = output or Path("runs") / name
     if only_plan:
-        _print_plan(stages, folder, remake)
+        _print_plan(stages, folder, wanted.remake)
         return
     started = time.monotonic()
     with folder_lock(folder):
-        plan(stages, folder, remake)  # finds wrong stage names and damaged artifacts before any work
-        run_chain(stages, folder, remake)
+        plan(stages, folder, wanted.remake)  # finds wrong stage names and damaged artifacts before any work
+        run_chain(stages, folder, wanted.remake)
     say(f"all stages done in {time.monotonic() - started:.1f} s")
-    summary = folder / "report" / "summary.txt"
-    print(summary.read_text().rstrip())
-    print(f"report: {(folder / 'report' / 'index.html').resolve()}")
+    if stages[-1].kind == "report":
+        report = folder / stages[-1].name
+        print((report / "summary.txt").read_text().rstrip())
+        print(f"report: {(report / 'index.html').resolve()}")
+
+
+def _until(stages: list[Stage], last: str | None) -> list[Stage]:
+    if last is None:
+        return stages
+    names = [stage.name for stage in stages]
+    if last not in names:
+        raise UserError(f"--until {last}: no such stage{suggest(last, names)}")
+    return stages[: names.index(last) + 1]
 
 
 def _print_plan(stages: Sequence[Stage], folder: Path, remake: Sequence[str]) -> None:
@@ -99,4 +109,3 @@ def _wire(verb: Verb, inputs: Sequence[str]) -> dict[str, Path]:
     if missing:
         raise UserError(f"'{verb.name}' needs --input {missing[0]}=DIR (an artifact's folder)")
     return wired
-

@@ -1,7 +1,8 @@
 """The whole chain on a laptop's CPU in minutes: documentation, example and end-to-end test in one.
 
-Covered: files and histories -> clean, deduplicated, decontaminated documents -> samples (plain text, fill-in-the-middle,
-evolution triplets) -> tokens -> a small dense model trained in three phases (general, code, annealing) -> scores -> report.
+Covered: files and histories -> clean, deduplicated, decontaminated documents -> samples (plain text,
+fill-in-the-middle, evolution triplets) -> tokens -> a small dense model trained in three phases (general, code,
+annealing) -> scores -> report.
 
 The real recipe's numbers are in `docs/recipe.md`; here every size is cut to what two cores do in minutes, while
 order, formats and rules stay the same.
@@ -61,10 +62,10 @@ class TinyRecipe(Config):
     def with_sources(self, repositories: tuple[str, ...], own_checkout: str, benchmarks: Path | None) -> TinyRecipe:
         """Add repositories that the user names, the project's own history, and a folder of benchmark files."""
         collect = self.collect.model_copy(update={"repositories": repositories})
-        history = self.history.model_copy(
-            update={"repositories": repositories, "own_checkout": own_checkout}
+        history = self.history.model_copy(update={"repositories": repositories, "own_checkout": own_checkout})
+        prompts = (
+            self.prompts.model_copy(update={"benchmarks": str(benchmarks.resolve())}) if benchmarks else self.prompts
         )
-        prompts = self.prompts.model_copy(update={"benchmarks": str(benchmarks.resolve())}) if benchmarks else self.prompts
         return self.model_copy(update={"collect": collect, "history": history, "prompts": prompts})
 
     def chain(self) -> list[Stage]:

@@ -1,0 +1,158 @@
+"""Kill every stage at every kind of moment; the next run must end with the same data and the same loss curve.
+
+A small undisturbed run is the reference. Then, for each stage: a run that records the stage's kill points (before each
+fsync, before and after each rename, before and after the manifest), and one run per chosen point in which the whole
+process group gets SIGKILL exactly there; besides, kills at random times. After each kill the same command is given
+again, and the stage's fingerprint, counts and metrics must equal the reference.
+
+    python -m campaigns kills --points 8 --random 3 --seed 0 --table docs/campaigns/kills.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from codeflow.core.manifest import read_manifest
+from codeflow.core.storage import CRASH_AT, CRASH_LOG
+
+_RECORD_BYTES = 128
+
+
+@dataclass
+class Outcome:
+    """What one stage's kills did."""
+
+    stage: str
+    points: int = 0
+    kills: int = 0
+    random_kills: int = 0
+    unequal: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The command under test and where it works."""
+
+    arguments: tuple[str, ...]  # of `codeflow run`, without --output
+    folder: Path
+
+    def run(self, output: Path, until: str, environment: dict[str, str] | None = None, limit: float | None = None) -> int:
+        """Run up to a stage; return the exit code, or -9 after a kill (ours after `limit` seconds, or its own)."""
+        command = [sys.executable, "-m", "codeflow", "run", *self.arguments, "--output", str(output), "--until", until]
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        try:
+            _, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return -9
+        if process.returncode not in (0, -9):
+            print(errors, file=sys.stderr)
+        return process.returncode
+
+    def copy(self, reference: Path, without: Sequence[str], name: str) -> Path:
+        """Return a copy of the reference run without some stages (hard links: files are only ever replaced)."""
+        target = self.folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run(["cp", "-al", str(reference), str(target)], check=True)
+        for stage in without:
+            shutil.rmtree(target / stage, ignore_errors=True)
+        return target
+
+
+def identity(folder: Path) -> tuple[str, str, str]:
+    """Return what must be equal after a kill: fingerprint, counts and metrics of an artifact."""
+    manifest = read_manifest(folder)
+    return manifest.fingerprint, manifest.counts.model_dump_json(), json.dumps(manifest.metrics, sort_keys=True)
+
+
+def kill_stage(campaign: Campaign, reference: Path, stages: Sequence[str], stage: str, points: int, n_random: int,
+               rng: random.Random) -> Outcome:
+    """Kill one stage at `points` of its kill points and at `n_random` random times; compare with the reference."""
+    outcome = Outcome(stage)
+    missing = stages[stages.index(stage) :]
+    log = campaign.folder / "points.log"
+    log.unlink(missing_ok=True)
+    trial = campaign.copy(reference, missing, "trial")
+    started = time.monotonic()
+    assert campaign.run(trial, stage, {CRASH_LOG: str(log)}) == 0
+    seconds = time.monotonic() - started
+    outcome.points = log.stat().st_size // _RECORD_BYTES if log.exists() else 0
+    chosen = sorted(rng.sample(range(1, outcome.points + 1), min(points, outcome.points)))
+    moments: list[tuple[dict[str, str], float | None]] = [({CRASH_LOG: str(log), CRASH_AT: str(n)}, None) for n in chosen]
+    moments += [({}, rng.uniform(0.2, seconds)) for _ in range(n_random)]
+    for environment, limit in moments:
+        log.unlink(missing_ok=True)
+        trial = campaign.copy(reference, missing, "trial")
+        code = campaign.run(trial, stage, environment, limit)
+        if code == -9:
+            outcome.kills += limit is None
+            outcome.random_kills += limit is not None
+        if campaign.run(trial, stage) != 0:
+            outcome.failed += 1
+        elif identity(trial / stage) != identity(reference / stage):
+            outcome.unequal += 1
+    return outcome
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the Markdown table of a campaign."""
+    lines = ["| stage | kill points | killed at points | killed at random | unequal after | failed after |", "|---|--:|--:|--:|--:|--:|"]
+    lines += [f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.unequal} | {o.failed} |" for o in outcomes]
+    kills = sum(o.kills + o.random_kills for o in outcomes)
+    bad = sum(o.unequal + o.failed for o in outcomes)
+    lines.append(f"\n{kills} kills, {bad} with another outcome than the undisturbed run.")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the campaign; exit with 1 when any kill changed an outcome."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=6, help="kill points per stage, drawn without repetition")
+    parser.add_argument("--random", type=int, default=2, help="kills at random times per stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", nargs="*", help="only these stages")
+    parser.add_argument("--table", type=Path, help="write the table, with date and machine, to this file")
+    parser.add_argument("run", nargs="*", default=["smoke"], help="recipe and overrides of the run under test")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        campaign = Campaign(tuple(options.run), Path(folder))
+        reference = Path(folder) / "reference"
+        assert campaign.run(reference, "evaluate") == 0, "the undisturbed run failed"
+        order = sorted((p.parent for p in reference.glob("*/manifest.json")), key=lambda p: (p / "run.json").stat().st_mtime_ns)
+        stages = [path.name for path in order]
+        rng = random.Random(options.seed)
+        outcomes = []
+        for stage in options.stages or stages:
+            outcomes.append(kill_stage(campaign, reference, stages, stage, options.points, options.random, rng))
+            print(outcomes[-1], file=sys.stderr)
+    text = table(outcomes)
+    print(text)
+    if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        command = f"make campaign NAME=kills (seed {options.seed}, {options.points} points and {options.random} random kills per stage)"
+        machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        options.table.write_text(f"# Kill campaign\n\n{date.today().isoformat()}, {machine}; `{command}`\n\n{text}\n")
+    return int(any(outcome.unequal or outcome.failed for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

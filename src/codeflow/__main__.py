@@ -1,0 +1,5 @@
+"""`python -m codeflow`."""
+
+from codeflow.cli import main
+
+main()

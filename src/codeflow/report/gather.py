@@ -1,0 +1,128 @@
+"""What a run's artifacts say, gathered as plain data. Nothing is computed here that an artifact does not hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codeflow.core.errors import UserError
+from codeflow.core.manifest import CONFIG, RUN, Manifest, read_manifest
+from codeflow.core.metrics import read_metrics
+from codeflow.core.records import read_records, read_shards, shards
+from codeflow.core.types import Document, DroppedDocument, Score, Triplet
+
+TIMING = ".timing.jsonl"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One finished stage of the run."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    run: Mapping[str, Any]  # seconds, peak memory; empty for an artifact that was copied in
+
+    @property
+    def short(self) -> str:
+        """The fingerprint's first characters, as the page cites it."""
+        return self.manifest.fingerprint[:10]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the stage had to say in words."""
+        return list(self.manifest.metrics.get("remarks", []))
+
+
+def read_artifact(name: str, folder: Path) -> Artifact:
+    """Read the small files of an artifact."""
+
+    def load(file: str) -> Mapping[str, Any]:
+        return json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+
+    return Artifact(name, folder, read_manifest(folder), load(CONFIG), load(RUN))
+
+
+def of_kind(artifacts: Mapping[str, Artifact], kind: str) -> list[Artifact]:
+    """Return the artifacts of a kind, in the chain's order."""
+    return [artifact for artifact in artifacts.values() if artifact.manifest.kind == kind]
+
+
+def dropped_examples(artifact: Artifact, per_reason: int, characters: int) -> dict[str, list[dict[str, str]]]:
+    """Return up to `per_reason` dropped documents for each reason, cut to `characters`."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for path in shards(artifact.folder, "dropped"):
+        for record in read_records(path, DroppedDocument):
+            reason = f"{record.operator}/{record.reason}"
+            examples = found.setdefault(reason, [])
+            if len(examples) < per_reason:
+                text = record.document.text
+                examples.append(
+                    {
+                        "where": f"{record.document.origin.repository} / {record.document.origin.path}",
+                        "licence": record.document.origin.licence or "no licence found",
+                        "detail": record.detail,
+                        "text": text[:characters] + ("…" if len(text) > characters else ""),
+                    }
+                )
+    return dict(sorted(found.items()))
+
+
+def documents_by(artifact: Artifact) -> dict[str, dict[str, list[int]]]:
+    """Return documents and bytes by language and by licence: {"language": {name: [documents, bytes]}, ...}."""
+    table: dict[str, dict[str, list[int]]] = {"language": {}, "licence": {}}
+    for path in shards(artifact.folder, "documents"):
+        for row in read_records(path, Document, columns=["text", "language", "origin"]):
+            assert isinstance(row, dict)
+            n_bytes = len(row["text"].encode())
+            for key, value in (("language", row["language"]), ("licence", row["origin"]["licence"] or "none found")):
+                entry = table[key].setdefault(value, [0, 0])
+                entry[0] += 1
+                entry[1] += n_bytes
+    return {key: dict(sorted(value.items(), key=lambda item: -item[1][1])) for key, value in table.items()}
+
+
+def curve(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return the training steps of a checkpoint artifact: reproducible values joined with timings by step."""
+    timing = artifact.folder / TIMING
+    timed = {row["step"]: row for row in read_metrics(timing)} if timing.exists() else {}
+    return [{**timed.get(row["step"], {}), **row} for row in read_metrics(artifact.folder / "metrics.jsonl")]
+
+
+def scores(artifact: Artifact) -> list[Score]:
+    """Return the scores of a scores artifact."""
+    return list(read_shards(artifact.folder, "scores", Score))
+
+
+def triplets(artifact: Artifact, n: int) -> list[Triplet]:
+    """Return the first `n` triplets."""
+    found: list[Triplet] = []
+    for record in read_shards(artifact.folder, "triplets", Triplet):
+        if len(found) == n:
+            break
+        found.append(record)
+    return found
+
+
+def generations(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a scores artifact's generations."""
+    import pyarrow.parquet as pq
+
+    for path in shards(artifact.folder, "generations"):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+
+
+def required(artifacts: Mapping[str, Artifact], kind: str) -> Artifact:
+    """Return the last artifact of a kind. Raises UserError when the run has none."""
+    found = of_kind(artifacts, kind)
+    if not found:
+        raise UserError(
+            f"the report needs a '{kind}' artifact among its inputs; inputs: {', '.join(artifacts) or 'none'}"
+        )
+    return found[-1]

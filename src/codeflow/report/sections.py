@@ -1,0 +1,255 @@
+"""The report's sections: from gathered artifacts to what the template prints. One function per section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from codeflow.core.languages import domain_of
+from codeflow.core.types import Score
+from codeflow.report import charts, gather, lineage
+from codeflow.report.gather import Artifact
+from codeflow.report.page import ReportConfig
+
+Artifacts = Mapping[str, Artifact]
+Section = dict[str, Any]
+
+
+def cite(*artifacts: Artifact) -> list[dict[str, str]]:
+    """Return the sources that a section's caption links to."""
+    return [{"name": artifact.name, "fingerprint": artifact.short} for artifact in artifacts]
+
+
+def funnel(artifacts: Artifacts, config: ReportConfig) -> Section:
+    """The data funnel: what each stage read and kept, reasons for drops, examples of dropped documents."""
+    chain = gather.of_kind(artifacts, "documents")
+    stages = []
+    for artifact in chain:
+        counts = artifact.manifest.counts
+        examples = gather.dropped_examples(artifact, config.examples_per_reason, config.example_characters)
+        stages.append(
+            {
+                "name": artifact.name,
+                "read": counts.read,
+                "kept": counts.kept,
+                "reasons": sorted(counts.dropped.items(), key=lambda item: -item[1]),
+                "notes": sorted(counts.notes.items(), key=lambda item: -item[1]),
+                "examples": examples,
+                "remarks": artifact.remarks,
+            }
+        )
+    drawn = [(stage["name"], stage["read"], stage["kept"]) for stage in stages]
+    return {"chart": charts.funnel(drawn), "stages": stages, "sources": cite(*chain)}
+
+
+def mixture(artifacts: Artifacts) -> Section:
+    """What the tokens are made of: languages, licences, sets, and each phase's weights."""
+    documents = gather.of_kind(artifacts, "documents")[-1]
+    tables = gather.documents_by(documents)
+
+    def rows(table: Mapping[str, Sequence[int]], n: int = 14) -> list[tuple[str, float, str]]:
+        items = list(table.items())
+        shown = [(name, float(size), f"{size / 1e6:.2f} MB, {count:,} documents") for name, (count, size) in items[:n]]
+        if rest := items[n:]:
+            size, count = sum(v[1] for _, v in rest), sum(v[0] for _, v in rest)
+            shown.append((f"{len(rest)} more", float(size), f"{size / 1e6:.2f} MB, {count:,} documents"))
+        return shown
+
+    packed = gather.of_kind(artifacts, "tokens")
+    sets = [
+        {"artifact": artifact.name, "set": name, **values}
+        for artifact in packed
+        for name, values in artifact.manifest.metrics.get("sets", {}).items()
+    ]
+    weights = {a.config["phase"]: a.config["mixture"] for a in gather.of_kind(artifacts, "checkpoint")}
+    tokenizers = gather.of_kind(artifacts, "tokenizer")
+    per_language = tokenizers[-1].manifest.metrics.get("bytes_per_token", {}) if tokenizers else {}
+    return {
+        "languages": charts.bars(rows(tables["language"]), "text by language"),
+        "licences": charts.bars(rows(tables["licence"]), "text by licence"),
+        "sets": sets,
+        "weights": weights,
+        "bytes_per_token": sorted(per_language.items()),
+        "sources": cite(documents, *packed, *tokenizers),
+        "remarks": [
+            remark
+            for artifact in artifacts.values()
+            if artifact.manifest.kind in ("samples", "commits", "prompts", "triplets")
+            for remark in artifact.remarks
+        ],
+        "domains": _domains(tables["language"]),
+    }
+
+
+def _domains(languages: Mapping[str, Sequence[int]]) -> list[tuple[str, int, int]]:
+    total: dict[str, list[int]] = {}
+    for name, (count, size) in languages.items():
+        entry = total.setdefault(domain_of(name), [0, 0])
+        entry[0] += count
+        entry[1] += size
+    return [(name, count, size) for name, (count, size) in sorted(total.items())]
+
+
+def training(artifacts: Artifacts) -> Section:
+    """Loss by phase, throughput and model FLOP utilisation."""
+    checkpoints = gather.of_kind(artifacts, "checkpoint")
+    curves = {artifact.config["phase"]: gather.curve(artifact) for artifact in checkpoints}
+    flat = [row for rows in curves.values() for row in rows]
+    timed = list(enumerate(row for row in flat if "tokens_per_second" in row))
+    phases = []
+    for artifact in checkpoints:
+        rows = curves[artifact.config["phase"]]
+        validations = [row["validation"] for row in rows if "validation" in row]
+        phases.append(
+            {
+                "phase": artifact.config["phase"],
+                "steps": len([row for row in rows if "loss" in row]),
+                "metrics": artifact.manifest.metrics,
+                "validation": [
+                    (name, validations[0][name], validations[-1][name])
+                    for name in sorted(validations[0])
+                    if name in validations[-1]
+                ]
+                if validations
+                else [],
+                "seconds": artifact.run.get("seconds"),
+                "fingerprint": artifact.short,
+            }
+        )
+    return {
+        "chart": charts.loss_curves(curves),
+        "throughput": charts.series([(i, row["tokens_per_second"]) for i, row in timed], "tokens per second"),
+        "mfu": charts.series([(i, row["mfu"]) for i, row in timed if "mfu" in row], "model FLOP utilisation"),
+        "learning_rate": charts.series([(i, row["lr"]) for i, row in enumerate(flat) if "lr" in row], "learning rate"),
+        "phases": phases,
+        "sources": cite(*checkpoints),
+    }
+
+
+def scores(artifacts: Artifacts, config: ReportConfig) -> Section:
+    """All scores with intervals, and some generations to read."""
+    artifact = gather.required(artifacts, "scores")
+    found = gather.scores(artifact)
+    bits = [(s.subset or "all", s.checkpoint, s.value, s.low, s.high) for s in found if s.metric == "bits_per_byte"]
+    shown = []
+    for row in gather.generations(artifact):
+        if len(shown) == config.n_generations:
+            break
+        shown.append(row)
+    return {
+        "bits": charts.intervals(bits, "bits per byte on held-out documents, lower is better", reference="gzip")
+        if bits
+        else "",
+        "rows": [score for score in found if score.metric != "bits_per_byte"],
+        "bit_rows": _pivot([score for score in found if score.metric == "bits_per_byte"]),
+        "generations": shown,
+        "remarks": artifact.remarks,
+        "sources": cite(artifact),
+    }
+
+
+def _pivot(found: Sequence[Score]) -> Section:
+    columns = list(dict.fromkeys(score.checkpoint for score in found))
+    subsets = list(dict.fromkeys(score.subset for score in found))
+    by_place = {(score.subset, score.checkpoint): score for score in found}
+    return {"columns": columns, "rows": [(s or "all", [by_place.get((s, c)) for c in columns]) for s in subsets]}
+
+
+def evolution(artifacts: Artifacts, config: ReportConfig) -> Section:
+    """Repository-evolution triplets: how many, why candidates failed, and a few to read."""
+    found = gather.of_kind(artifacts, "triplets")
+    if not found:
+        return {"triplets": [], "sources": [], "counts": None, "remarks": []}
+    artifact = found[-1]
+    examples = [
+        {
+            "origin": t.origin,
+            "messages": t.messages,
+            "patch": t.patch[:1800],
+            "position": t.position,
+            "scores": t.scores,
+        }
+        for t in gather.triplets(artifact, config.n_triplets)
+    ]
+    return {
+        "triplets": examples,
+        "sources": cite(artifact),
+        "counts": artifact.manifest.counts,
+        "remarks": artifact.remarks,
+    }
+
+
+def stages(artifacts: Artifacts) -> Section:
+    """Lineage, time and memory of every stage."""
+    rows = []
+    for artifact in artifacts.values():
+        manifest, run = artifact.manifest, artifact.run
+        rows.append(
+            {
+                "name": artifact.name,
+                "kind": manifest.kind,
+                "fingerprint": manifest.fingerprint,
+                "inputs": {
+                    key: (record.path.rsplit("/", 1)[-1], record.fingerprint[:10])
+                    for key, record in manifest.inputs.items()
+                },
+                "n_bytes": manifest.n_bytes,
+                "seconds": run.get("seconds"),
+                "peak_memory_bytes": run.get("peak_memory_bytes"),
+                "resumed": run.get("resumed", False),
+                "started_at": run.get("started_at", ""),
+                "version": manifest.codeflow_version,
+            }
+        )
+    timed = [
+        (row["name"], float(row["seconds"] or 0), f"{row['seconds']:.1f} s")
+        for row in rows
+        if row["seconds"] is not None
+    ]
+    memory = [
+        (row["name"], float(row["peak_memory_bytes"]), f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB")
+        for row in rows
+        if row["peak_memory_bytes"]
+    ]
+    return {
+        "rows": rows,
+        "picture": lineage.draw(artifacts),
+        "time": charts.bars(timed, "seconds by stage", 0.26),
+        "memory": charts.bars(memory, "peak memory by stage", 0.26),
+        "total_seconds": sum(row["seconds"] or 0 for row in rows),
+        "peak_memory_bytes": max((row["peak_memory_bytes"] or 0 for row in rows), default=0),
+    }
+
+
+def summary(artifacts: Artifacts) -> list[tuple[str, str]]:
+    """The numbers that matter, as (name, text)."""
+    documents = gather.of_kind(artifacts, "documents")
+    lines = [
+        (
+            "documents",
+            f"{documents[-1].manifest.counts.kept:,} kept of {documents[0].manifest.counts.read:,} files read",
+        )
+    ]
+    for artifact in gather.of_kind(artifacts, "tokens"):
+        total = sum(values["tokens"] for values in artifact.manifest.metrics.get("sets", {}).values())
+        lines.append(("tokens", f"{total:,} in {len(artifact.manifest.metrics.get('sets', {}))} sets"))
+    for artifact in gather.of_kind(artifacts, "triplets"):
+        lines.append(("evolution triplets", f"{artifact.manifest.counts.kept:,}"))
+    for artifact in gather.of_kind(artifacts, "checkpoint"):
+        points = [row["validation"] for row in gather.curve(artifact) if "validation" in row]
+        if points:
+            moves = ", ".join(
+                f"{name} {points[0][name]:.3f} -> {points[-1][name]:.3f}"
+                for name in sorted(points[0])
+                if name in points[-1]
+            )
+            lines.append((f"held-out loss, {artifact.config['phase']} phase", moves))
+    for artifact in gather.of_kind(artifacts, "scores"):
+        lines += [
+            (f"{s.benchmark} {s.metric}, {s.checkpoint}", f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]")
+            for s in gather.scores(artifact)
+            if not s.subset
+        ]
+    seconds = sum(artifact.run.get("seconds", 0) for artifact in artifacts.values())
+    peak = max((artifact.run.get("peak_memory_bytes", 0) for artifact in artifacts.values()), default=0)
+    return [*lines, ("made in", f"{seconds:.0f} s of stages, at most {peak / 2**30:.1f} GiB")]
