@@ -51,11 +51,17 @@ class Campaign:
     arguments: tuple[str, ...]  # of `codeflow run`, without --output
     folder: Path
 
-    def run(self, output: Path, until: str, environment: dict[str, str] | None = None, limit: float | None = None) -> int:
+    def run(
+        self, output: Path, until: str, environment: dict[str, str] | None = None, limit: float | None = None
+    ) -> int:
         """Run up to a stage; return the exit code, or -9 after a kill (ours after `limit` seconds, or its own)."""
         command = [sys.executable, "-m", "codeflow", "run", *self.arguments, "--output", str(output), "--until", until]
         process = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            command,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             env={**os.environ, **(environment or {})},
         )
         try:
@@ -84,8 +90,15 @@ def identity(folder: Path) -> tuple[str, str, str]:
     return manifest.fingerprint, manifest.counts.model_dump_json(), json.dumps(manifest.metrics, sort_keys=True)
 
 
-def kill_stage(campaign: Campaign, reference: Path, stages: Sequence[str], stage: str, points: int, n_random: int,
-               rng: random.Random) -> Outcome:
+def kill_stage(
+    campaign: Campaign,
+    reference: Path,
+    stages: Sequence[str],
+    stage: str,
+    points: int,
+    n_random: int,
+    rng: random.Random,
+) -> Outcome:
     """Kill one stage at `points` of its kill points and at `n_random` random times; compare with the reference."""
     outcome = Outcome(stage)
     missing = stages[stages.index(stage) :]
@@ -97,7 +110,9 @@ def kill_stage(campaign: Campaign, reference: Path, stages: Sequence[str], stage
     seconds = time.monotonic() - started
     outcome.points = log.stat().st_size // _RECORD_BYTES if log.exists() else 0
     chosen = sorted(rng.sample(range(1, outcome.points + 1), min(points, outcome.points)))
-    moments: list[tuple[dict[str, str], float | None]] = [({CRASH_LOG: str(log), CRASH_AT: str(n)}, None) for n in chosen]
+    moments: list[tuple[dict[str, str], float | None]] = [
+        ({CRASH_LOG: str(log), CRASH_AT: str(n)}, None) for n in chosen
+    ]
     moments += [({}, rng.uniform(0.2, seconds)) for _ in range(n_random)]
     for environment, limit in moments:
         log.unlink(missing_ok=True)
@@ -115,7 +130,10 @@ def kill_stage(campaign: Campaign, reference: Path, stages: Sequence[str], stage
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the Markdown table of a campaign."""
-    lines = ["| stage | kill points | killed at points | killed at random | unequal after | failed after |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| stage | kill points | killed at points | killed at random | unequal after | failed after |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     lines += [f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.unequal} | {o.failed} |" for o in outcomes]
     kills = sum(o.kills + o.random_kills for o in outcomes)
     bad = sum(o.unequal + o.failed for o in outcomes)
@@ -137,7 +155,9 @@ def main() -> int:
         campaign = Campaign(tuple(options.run), Path(folder))
         reference = Path(folder) / "reference"
         assert campaign.run(reference, "evaluate") == 0, "the undisturbed run failed"
-        order = sorted((p.parent for p in reference.glob("*/manifest.json")), key=lambda p: (p / "run.json").stat().st_mtime_ns)
+        order = sorted(
+            (p.parent for p in reference.glob("*/manifest.json")), key=lambda p: (p / "run.json").stat().st_mtime_ns
+        )
         stages = [path.name for path in order]
         rng = random.Random(options.seed)
         outcomes = []
@@ -149,7 +169,9 @@ def main() -> int:
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         command = f"make campaign NAME=kills (seed {options.seed}, {options.points} points and {options.random} random kills per stage)"
-        machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        machine = (
+            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        )
         options.table.write_text(f"# Kill campaign\n\n{date.today().isoformat()}, {machine}; `{command}`\n\n{text}\n")
     return int(any(outcome.unequal or outcome.failed for outcome in outcomes))
 

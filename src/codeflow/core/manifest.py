@@ -25,7 +25,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.storage import crash_point, make_folder, remove_tree, sha256_file, write_text
 
 MANIFEST, BEGIN, CONFIG, RUN, PROGRESS = "manifest.json", "begin.json", "config.json", "run.json", "progress"
-_NOT_DATA = {MANIFEST, BEGIN, RUN, ".lock"}
+_NOT_DATA = {MANIFEST, BEGIN, CONFIG, RUN}  # at the top of an artifact; a file of that name further down is data
 
 
 class Counts(Config):
@@ -129,7 +129,7 @@ def seal(output: Path, counts: Counts, metrics: Mapping[str, Any] | None = None)
     files = {
         path.relative_to(output).as_posix(): FileRecord(n_bytes=path.stat().st_size, sha256=sha256_file(path))
         for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name not in _NOT_DATA and not path.name.startswith(".")
+        if path.is_file() and path.relative_to(output).as_posix() not in _NOT_DATA and not path.name.startswith(".")
     }
     content = canonical_json({"kind": begun.kind, "files": {name: record.sha256 for name, record in files.items()}})
     manifest = Manifest(

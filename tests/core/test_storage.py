@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codeflow.core.errors import UserError
+from codeflow.core.storage import CRASH_AT, CRASH_LOG, atomic_path, folder_lock, make_folder, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_kill_around_a_write_leaves_old_or_new(tmp_path: Path, moment: int) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    code = f"from codeflow.core.storage import write_text; from pathlib import Path; write_text(Path({str(path)!r}), 'new')"
+    environment = {**os.environ, CRASH_LOG: str(tmp_path / "log"), CRASH_AT: str(moment)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
+    assert done.returncode == -9
+    assert path.read_text() == ("new" if moment == 3 else "old")
+
+
+def test_second_holder_of_a_folder_is_refused_with_the_first_one_named(tmp_path: Path) -> None:
+    with (
+        folder_lock(tmp_path),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()}"),
+        folder_lock(tmp_path),
+    ):
+        pass
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_folder_below_a_file_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose an output folder"):
+        make_folder(tmp_path / "file" / "below")

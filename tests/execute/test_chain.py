@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from codeflow.core.config import Config
+from codeflow.core.errors import UserError
+from codeflow.core.manifest import MANIFEST, Counts, Manifest, check_files, seal
+from codeflow.core.storage import write_text
+from codeflow.execute.chain import Stage, plan, run_chain
+
+WORLD = {"state": "calm"}
+
+
+class WordConfig(Config):
+    word: str = "a"
+    fail: bool = False
+
+
+def world(config: WordConfig) -> str:
+    return WORLD["state"]
+
+
+def write_word(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    before = "".join((folder / "word.txt").read_text() for folder in inputs.values())
+    write_text(output / "word.txt", before + config.word)
+    if config.fail:
+        raise RuntimeError("planted fault")
+    return seal(output, Counts(read=1, kept=1), {"length": len(before) + 1})
+
+
+def chain(first: str = "a", second: str = "b", fail: bool = False) -> list[Stage]:
+    run = f"{__name__}:write_word"
+    return [
+        Stage("one", "word", run, WordConfig(word=first), world=f"{__name__}:world"),
+        Stage("two", "word", run, WordConfig(word=second, fail=fail), {"before": "one"}),
+        Stage("three", "word", run, WordConfig(word="c"), {"before": "two"}),
+    ]
+
+
+def actions(stages: list[Stage], folder: Path) -> list[str]:
+    return [step.action for step in plan(stages, folder)]
+
+
+def test_second_run_reuses_everything(tmp_path: Path) -> None:
+    assert actions(chain(), tmp_path) == ["run", "run", "run"]
+    first = run_chain(chain(), tmp_path)
+    assert (tmp_path / "three" / "word.txt").read_text() == "abc"
+    assert actions(chain(), tmp_path) == ["reuse", "reuse", "reuse"]
+    assert run_chain(chain(), tmp_path) == first
+
+
+def test_a_change_remakes_what_depends_on_it_and_nothing_else(tmp_path: Path) -> None:
+    run_chain(chain(), tmp_path)
+    assert actions(chain(second="x"), tmp_path) == ["reuse", "run", "run"]
+    run_chain(chain(second="x"), tmp_path)
+    assert (tmp_path / "three" / "word.txt").read_text() == "axc"
+
+
+def test_a_remade_artifact_with_equal_content_keeps_its_dependants(tmp_path: Path) -> None:
+    run_chain(chain(), tmp_path)
+    before = (tmp_path / "three" / MANIFEST).stat().st_mtime_ns
+    run_chain(chain(), tmp_path, remake=["one"])
+    assert (tmp_path / "three" / MANIFEST).stat().st_mtime_ns == before
+
+
+def test_a_change_of_the_outside_world_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_chain(chain(), tmp_path)
+    monkeypatch.setitem(WORLD, "state", "storm")
+    assert actions(chain(), tmp_path)[0] == "run"
+
+
+def test_unfinished_work_is_resumed_and_stale_unfinished_work_is_not(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        run_chain(chain(fail=True), tmp_path)
+    assert actions(chain(fail=True), tmp_path) == ["reuse", "resume", "run"]
+    assert [step.reason for step in plan(chain(), tmp_path)][1] == "unfinished, and configuration or inputs changed"
+
+
+def test_truncated_file_is_named_before_any_work(tmp_path: Path) -> None:
+    run_chain(chain(), tmp_path)
+    (tmp_path / "two" / "word.txt").write_text("")
+    with pytest.raises(UserError, match=r"two/word\.txt has 0 of 2 bytes; delete .*two"):
+        plan(chain(), tmp_path)
+
+
+def test_flipped_byte_is_found_by_the_deep_check(tmp_path: Path) -> None:
+    run_chain(chain(), tmp_path)
+    (tmp_path / "two" / "word.txt").write_text("aB")
+    check_files(tmp_path / "two")
+    with pytest.raises(UserError, match="does not match its SHA-256"):
+        check_files(tmp_path / "two", deep=True)
+
+
+def test_unknown_stage_to_remake_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no stage 'four'"):
+        plan(chain(), tmp_path, remake=["four"])
