@@ -168,7 +168,7 @@ def main() -> int:
     print(text)
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
-        command = f"make campaign NAME=kills (seed {options.seed}, {options.points} points and {options.random} random kills per stage)"
+        command = f"python -m campaigns kills --seed {options.seed} --points {options.points} --random {options.random}"
         machine = (
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         )

@@ -1,4 +1,4 @@
-"""Draw the picture of the chain that README and docs show: `python scripts/draw_chain.py` writes docs/images/chain.svg."""
+"""Draw the picture of the chain that README and docs show, `docs/images/chain.svg`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ COLUMNS = [
     ("outside world", ["packages and docs", "git histories", "benchmarks"]),
     ("corpus", ["collect", "history", "prompts"]),
     ("transform", ["clean, parse, filter", "dedup, decontaminate", "evolution triplets"]),
-    ("tokens", ["tokenizer", "samples: plain, FIM, flow", "packed rows"]),
+    ("tokens", ["tokenizer", "samples", "packed rows"]),
     ("train", ["general", "code", "annealing"]),
     ("eval", ["bits per byte", "completion", "programs in a sandbox"]),
-    ("report", ["one page, lineage included"]),
+    ("report", ["one page with lineage"]),
 ]
-WIDTH, HEIGHT, GAP, TOP = 152, 34, 30, 34
+WIDTH, HEIGHT, GAP, TOP = 158, 34, 30, 34
 
 
 def main() -> None:

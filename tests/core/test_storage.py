@@ -25,7 +25,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
 def test_kill_around_a_write_leaves_old_or_new(tmp_path: Path, moment: int) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    code = f"from codeflow.core.storage import write_text; from pathlib import Path; write_text(Path({str(path)!r}), 'new')"
+    code = f"import codeflow.core.storage as s; from pathlib import Path; s.write_text(Path({str(path)!r}), 'new')"
     environment = {**os.environ, CRASH_LOG: str(tmp_path / "log"), CRASH_AT: str(moment)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
     assert done.returncode == -9
