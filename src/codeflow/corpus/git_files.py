@@ -1,0 +1,117 @@
+"""Files of a git repository at a revision, read through git's object store; the work tree is never looked at.
+
+One `git ls-tree -r -z` lists them, one `git cat-file --batch` reads them, however many there are.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.corpus.git_program import stream, tokens
+
+SYMLINK_MODE, GITLINK_MODE = "120000", "160000"
+LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
+_REQUESTS_AT_ONCE = 256  # 64 hexadecimal digits each: far below a pipe's 64 KiB, so neither side can block the other
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """One path of a tree."""
+
+    path: str  # bytes that are not UTF-8 are kept as surrogate escapes
+    mode: str
+    sha: str
+    n_bytes: int  # 0 for a gitlink
+
+
+def tree_entries(repository: Path, revision: str = "HEAD") -> Iterator[TreeEntry]:
+    """Yield the files, symlinks and gitlinks at `revision`. Raises UserError when there is no such revision."""
+    with stream(["ls-tree", "-r", "-z", "-l", "--full-tree", "--end-of-options", revision], repository) as process:
+        assert process.stdout
+        for token in tokens(process.stdout):
+            head, _, path = token.partition(b"\t")
+            mode, _, sha, size = head.decode().split()
+            yield TreeEntry(path.decode("utf-8", "surrogateescape"), mode, sha, 0 if size == "-" else int(size))
+        if process.wait():
+            raise UserError(f"no revision '{revision}' in the repository '{repository.name}'; name a commit or branch")
+
+
+class BlobReader:
+    """One running `git cat-file --batch`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._requests, self._answers = process.stdin, process.stdout
+
+    def read(self, shas: Sequence[str], max_bytes: int | None = None) -> Iterator[tuple[str, int, bytes | None]]:
+        """Yield (sha, n_bytes, content) for each of `shas` in order.
+
+        Content is None where the object is missing (n_bytes -1: shallow, damaged) or larger than `max_bytes`.
+        The iterator must be read to its end.
+        """
+        waiting = iter(shas)
+        while part := list(islice(waiting, _REQUESTS_AT_ONCE)):
+            try:
+                self._requests.write(b"".join(sha.encode() + b"\n" for sha in part))
+                self._requests.flush()
+            except BrokenPipeError:
+                raise InfrastructureError("git cat-file ended early; is the repository damaged?") from None
+            for sha in part:
+                yield self._answer(sha, max_bytes)
+
+    def _answer(self, sha: str, max_bytes: int | None) -> tuple[str, int, bytes | None]:
+        header = self._answers.readline().split()
+        if len(header) == 2:  # "<sha> missing"
+            return sha, -1, None
+        if len(header) != 3:
+            raise InfrastructureError("git cat-file ended early; is the repository damaged?")
+        n_bytes = int(header[2])
+        if max_bytes is not None and n_bytes > max_bytes:
+            _skip(self._answers, n_bytes + 1)
+            return sha, n_bytes, None
+        content = self._answers.read(n_bytes + 1)[:-1]
+        if len(content) != n_bytes:
+            raise InfrastructureError("git cat-file ended early; is the repository damaged?")
+        return sha, n_bytes, content
+
+
+def _skip(pipe: IO[bytes], n_bytes: int) -> None:
+    while n_bytes > 0:
+        n_read = len(pipe.read(min(n_bytes, _CHUNK_BYTES)))
+        if not n_read:
+            return
+        n_bytes -= n_read
+
+
+@contextmanager
+def blob_reader(repository: Path) -> Iterator[BlobReader]:
+    """Start a reader of blobs by sha; git ends with the block."""
+    with stream(["cat-file", "--batch"], repository, stdin=subprocess.PIPE) as process:
+        yield BlobReader(process)
+
+
+def files_at(repository: Path, revision: str, paths: Iterable[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of the regular files at `revision`, in git's order, all or those named in `paths`.
+
+    Symlinks, gitlinks and missing objects are left out. Raises UserError when there is no such revision.
+    """
+    wanted = None if paths is None else set(paths)
+    entries = [
+        entry
+        for entry in tree_entries(repository, revision)
+        if entry.mode not in (SYMLINK_MODE, GITLINK_MODE) and (wanted is None or entry.path in wanted)
+    ]
+    with blob_reader(repository) as reader:
+        answers = reader.read([entry.sha for entry in entries])
+        for entry, (_, _, content) in zip(entries, answers, strict=True):
+            if content is not None:
+                yield entry.path, content

@@ -1,0 +1,128 @@
+"""Where documents are: files of the standard library, of installed packages and of git repositories, listed, not read.
+
+Nothing that is listed is ever imported; packages are found by their metadata on disk.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from codeflow.corpus.git_files import GITLINK_MODE, SYMLINK_MODE, tree_entries
+from codeflow.corpus.git_repository import Repository
+from codeflow.corpus.licence import licence_of_package
+
+_NOT_STDLIB = {"site-packages", "dist-packages"}
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Files that share everything of their origin but the path."""
+
+    source: str  # "stdlib", "package", "git" or "synthetic-git"
+    repository: str
+    revision: str
+    licence: str
+    fetched_at: str  # "": each file's own modification time
+    folder: str  # on this machine; never written into data
+    is_git: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One file that may become a document."""
+
+    collection: Collection
+    path: str  # below the collection's folder, as it will stand in the origin
+    sha: str = ""  # of the blob, for git
+    n_bytes: int = -1  # known beforehand only for git
+
+
+def stdlib_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
+    """Yield the files of the running interpreter's standard library."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    collection = Collection(
+        "stdlib", f"cpython {platform.python_version()}", platform.python_version(), "PSF-2.0", "", str(folder), False
+    )
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _NOT_STDLIB)
+        if os.path.basename(root) == "__pycache__":
+            dropped["bytecode"] += len(files)
+            continue
+        for name in sorted(files):
+            path = (Path(root) / name).relative_to(folder).as_posix()
+            if _is_utf8(path):
+                yield Candidate(collection, path)
+            else:
+                dropped["path_invalid_utf8"] += 1
+
+
+def distributions() -> list[importlib.metadata.Distribution]:
+    """Return the packages installed in this environment, one per name, in the order of their names."""
+    folders = list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for distribution in importlib.metadata.distributions(path=folders):
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution)
+    return [found[name] for name in sorted(found)]
+
+
+def package_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
+    """Yield the files of the installed packages; files outside of site-packages are counted in `dropped`."""
+    seen: set[str] = set()
+    for distribution in distributions():
+        collection = _collection_of(distribution)
+        if distribution.files is None:
+            dropped["package_without_file_list"] += 1
+        for file in sorted(distribution.files or [], key=str):
+            path = PurePosixPath(file).as_posix()
+            if path.startswith(("/", "../")) or "/../" in path or not _is_utf8(path):
+                dropped["outside_site_packages"] += 1
+            elif path.endswith(".pyc"):
+                dropped["bytecode"] += 1
+            elif path in seen:
+                dropped["listed_twice"] += 1
+            else:
+                seen.add(path)
+                yield Candidate(collection, path)
+
+
+def _collection_of(distribution: importlib.metadata.Distribution) -> Collection:
+    metadata = distribution.metadata
+    licence = licence_of_package(
+        metadata.get("License-Expression") or "", metadata.get("License") or "", metadata.get_all("Classifier") or []
+    )
+    name, version = metadata["Name"], distribution.version
+    return Collection("package", f"{name} {version}", version, licence, "", str(distribution.locate_file("")), False)
+
+
+def git_candidates(repository: Repository, licence: str, dropped: Counter[str]) -> Iterator[Candidate]:
+    """Yield the regular files at the repository's head."""
+    collection = Collection(
+        repository.source, repository.name, repository.head, licence, repository.head_time, str(repository.folder), True
+    )
+    for entry in tree_entries(repository.folder, repository.head):
+        if entry.mode == GITLINK_MODE:
+            dropped["submodule"] += 1
+        elif entry.mode == SYMLINK_MODE:
+            dropped["symlink"] += 1
+        elif not _is_utf8(entry.path):
+            dropped["path_invalid_utf8"] += 1
+        else:
+            yield Candidate(collection, entry.path, entry.sha, entry.n_bytes)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
