@@ -34,7 +34,7 @@ class Batch:
 
 
 def batch_from_rows(ids: NDArray[Any], flags: NDArray[np.uint8], sets: tuple[str, ...] = ()) -> Batch:
-    """Derive targets, weights and positions from packed rows: ids (B, T) and their flags (B, T), as `pack` wrote them."""
+    """Derive targets, weights and positions from packed rows: ids (B, T) and flags (B, T), as `pack` wrote them."""
     n_rows, context_tokens = ids.shape
     ids64 = ids.astype(np.int64)
     starts_here = (flags & DOCUMENT_START).astype(bool)

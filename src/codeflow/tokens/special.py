@@ -1,4 +1,4 @@
-"""The special tokens of the recipe (Code-Flow §2) and of the chat format, at fixed ids from 0; ordinary words follow."""
+"""Special tokens of the recipe (Code-Flow §2) and of the chat format, at fixed ids from 0; ordinary words follow."""
 
 from __future__ import annotations
 

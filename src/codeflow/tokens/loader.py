@@ -1,0 +1,236 @@
+"""Batches as a pure function of (plan, step, rank): nothing to save, any step at once, the same for any ranks.
+
+Row g of training (step * batch_rows + place in the batch) comes from the set that the mixture deals to g. It is the
+k-th row taken from that set, so row k mod n of a permutation of the set's n rows which differs by epoch, k div n. All
+of that is computed, not remembered. Ranks take equal neighbouring parts of the batch: joined in order of rank they are
+the same batch for any number of ranks. A change of weights is appended to the plan with the step from which it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from codeflow.core.config import Config
+from codeflow.core.errors import UserError, suggest
+from codeflow.tokens.batch import Batch, batch_from_rows
+from codeflow.tokens.mixture import Blend, Deal, deal, flatten
+from codeflow.tokens.token_shard import TokenIndex, TokenSet, read_index
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FEISTEL_ROUNDS = 4
+
+
+class WeightChange(Config):
+    """From `step` on the sets have these weights."""
+
+    step: int = Field(ge=1)
+    weights: dict[str, float | Blend]
+
+
+class LoaderPlan(Config):
+    """All that decides which rows are read when. Weights are shares of rows; groups of sets may nest."""
+
+    weights: dict[str, float | Blend]
+    batch_rows: int = Field(8, ge=1)  # of the global batch
+    context_tokens: int = Field(512, ge=2)
+    seed: int = 0
+    changes: tuple[WeightChange, ...] = ()
+    once: tuple[str, ...] = ()  # sets that must never be seen twice
+
+    @model_validator(mode="after")
+    def _changes_in_order(self) -> LoaderPlan:
+        steps = [change.step for change in self.changes]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"steps of changes must grow: {steps}; order them")
+        return self
+
+    def changed(self, step: int, weights: Mapping[str, float | Blend]) -> LoaderPlan:
+        """Return the plan with a later change of weights appended."""
+        change = WeightChange(step=step, weights=dict(weights))
+        return LoaderPlan.model_validate({**dict(self), "changes": (*self.changes, change)})
+
+
+@dataclass(frozen=True, slots=True)
+class SetUse:
+    """What a number of steps takes from one set."""
+
+    rows: int
+    tokens: int  # places, padding included
+    epochs: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows from `first_row` on are dealt by `deal`; `taken` rows of each of its sets were taken before."""
+
+    first_row: int
+    deal: Deal
+    taken: NDArray[np.int64]
+
+
+class Loader:
+    """Reads the rows that a plan asks for from tokens artifacts."""
+
+    def __init__(self, plan: LoaderPlan, folders: Path | Sequence[Path]) -> None:
+        """Map the sets of `folders` that are packed for the plan's context and have weight.
+
+        Raises UserError for a set with weight that is missing, empty or packed for another context, for a set that
+        two folders hold, and for folders of different tokenizers; the message names it.
+        """
+        self.plan = plan
+        self.folders = (folders,) if isinstance(folders, Path) else tuple(folders)
+        indices = {folder: read_index(folder) for folder in self.folders}
+        self.tokenizer_fingerprint, self.vocab_size = _one_tokenizer(indices)
+        phases = [(0, flatten(plan.weights)), *((c.step, flatten(c.weights)) for c in plan.changes)]
+        wanted = sorted({name for _, weights in phases for name, weight in weights.items() if weight > 0})
+        places = _places(indices, wanted, plan.context_tokens)
+        self._sets = {name: TokenSet(places[name], name) for name in wanted}
+        self._keys = {name: _key(plan.seed, name) for name in wanted}
+        self._stretches = self._lay_out(phases)
+
+    def _lay_out(self, phases: Sequence[tuple[int, dict[str, float]]]) -> list[_Stretch]:
+        stretches: list[_Stretch] = []
+        taken = dict.fromkeys(self._sets, 0)
+        for number, (step, weights) in enumerate(phases):
+            first_row = step * self.plan.batch_rows
+            if stretches:
+                last = stretches[-1]
+                counts = last.deal.rows_of_sets(first_row - last.first_row)
+                for name, count in zip(last.deal.names, counts, strict=True):
+                    taken[name] += int(count)
+            dealt = deal(weights, _key(self.plan.seed, f"deal {number}"))
+            stretches.append(_Stretch(first_row, dealt, np.array([taken[name] for name in dealt.names], np.int64)))
+        return stretches
+
+    def batch(self, step: int, rank: int = 0, n_ranks: int = 1) -> Batch:
+        """Return this rank's rows (batch_rows / n_ranks, T) of a step. Steps count from 0.
+
+        Raises UserError when the ranks cannot share the batch equally, or a set of `once` has no unseen rows left.
+        """
+        rows_per_rank, rest = divmod(self.plan.batch_rows, n_ranks)
+        if rest:
+            raise UserError(
+                f"batch_rows={self.plan.batch_rows} cannot be shared equally by {n_ranks} ranks; use a multiple"
+            )
+        if not 0 <= rank < n_ranks or step < 0:
+            raise UserError(f"no batch for step {step}, rank {rank} of {n_ranks}; both count from 0")
+        first = step * self.plan.batch_rows + rank * rows_per_rank
+        names, numbers = self._locate(step, np.arange(first, first + rows_per_rank, dtype=np.int64))
+        ids = np.empty((rows_per_rank, self.plan.context_tokens), np.uint32)
+        flags = np.empty((rows_per_rank, self.plan.context_tokens), np.uint8)
+        for name in dict.fromkeys(names):
+            mine = [place for place, other in enumerate(names) if other == name]
+            ids[mine], flags[mine] = self._sets[name].rows(numbers[mine])
+        return batch_from_rows(ids, flags, names)
+
+    def rows(self, step: int) -> list[tuple[str, int]]:
+        """Return set and row number of every row of a step's global batch: the audit trail of training."""
+        first = step * self.plan.batch_rows
+        names, numbers = self._locate(step, np.arange(first, first + self.plan.batch_rows, dtype=np.int64))
+        return list(zip(names, numbers.tolist(), strict=True))
+
+    def _locate(self, step: int, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return set names (R,) and row numbers (R,) in their sets of the global rows of one step."""
+        stretch = next(s for s in reversed(self._stretches) if s.first_row <= step * self.plan.batch_rows)
+        which, before = stretch.deal.at(rows - stretch.first_row)
+        taken = stretch.taken[which] + before
+        names = tuple(stretch.deal.names[index] for index in which.tolist())
+        numbers = np.empty(len(rows), np.int64)
+        for name in dict.fromkeys(names):
+            mine = np.array([other == name for other in names])
+            n_rows = self._sets[name].n_rows
+            epochs, places = np.divmod(taken[mine], n_rows)
+            if name in self.plan.once and epochs.any():
+                raise UserError(
+                    f"set '{name}' must be seen once, but its {n_rows} rows are used up at step {step}; "
+                    "lower its weight or train fewer steps"
+                )
+            numbers[mine] = permuted(places, epochs, n_rows, self._keys[name])
+        return names, numbers
+
+    def describe(self, steps: int) -> dict[str, SetUse]:
+        """Return what the first `steps` steps take from each set: rows, tokens, epochs."""
+        taken = dict.fromkeys(self._sets, 0)
+        last_row = steps * self.plan.batch_rows
+        ends = [stretch.first_row for stretch in self._stretches[1:]] + [last_row]
+        for stretch, end in zip(self._stretches, ends, strict=True):
+            n_rows = max(0, min(end, last_row) - stretch.first_row)
+            for name, count in zip(stretch.deal.names, stretch.deal.rows_of_sets(n_rows), strict=True):
+                taken[name] += int(count)
+        context = self.plan.context_tokens
+        return {name: SetUse(n, n * context, n / self._sets[name].n_rows) for name, n in taken.items()}
+
+
+def _key(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big")
+
+
+def _one_tokenizer(indices: Mapping[Path, TokenIndex]) -> tuple[str, int]:
+    if not indices:
+        raise UserError("no tokens artifact given to the loader; name at least one folder")
+    (first, index), *others = indices.items()
+    for folder, other in others:
+        if other.tokenizer_fingerprint != index.tokenizer_fingerprint:
+            raise UserError(f"{first} and {folder} were packed with different tokenizers; pack them again with one")
+    return index.tokenizer_fingerprint, index.vocab_size
+
+
+def _places(indices: Mapping[Path, TokenIndex], wanted: Sequence[str], context_tokens: int) -> dict[str, Path]:
+    """Return the folder of each wanted set."""
+    places: dict[str, Path] = {}
+    for name in wanted:
+        holders = [folder for folder, index in indices.items() if name in index.sets]
+        fitting = [folder for folder in holders if indices[folder].context_tokens == context_tokens]
+        if not holders:
+            existing = sorted({other for index in indices.values() for other in index.sets})
+            raise UserError(f"set '{name}' has weight but is in none of the token folders{suggest(name, existing)}")
+        if not fitting:
+            packed = sorted({indices[folder].context_tokens for folder in holders})
+            raise UserError(f"set '{name}' is packed for context_tokens={packed}, the plan has {context_tokens}")
+        if len(fitting) > 1:
+            raise UserError(f"set '{name}' is in both {fitting[0]} and {fitting[1]}; give the loader one of them")
+        if not indices[fitting[0]].sets[name].n_rows:
+            filled = sorted(other for other, row in indices[fitting[0]].sets.items() if row.n_rows)
+            raise UserError(
+                f"set '{name}' has weight but no rows in {fitting[0]}; sets with rows: {', '.join(filled) or 'none'}"
+            )
+        places[name] = fitting[0]
+    return places
+
+
+def permuted(places: NDArray[np.int64], epochs: NDArray[np.int64], n_rows: int, key: int) -> NDArray[np.int64]:
+    """Return where each place 0..n_rows-1 goes in its epoch's permutation, each computed by itself.
+
+    A Feistel network permutes the next power of 4; a result beyond `n_rows` is sent through again until it lies within.
+    """
+    half_bits = max(1, ((n_rows - 1).bit_length() + 1) // 2)
+    values, keys = places.astype(np.uint64), _mix(epochs.astype(np.uint64) + (np.uint64(key) << np.uint64(32)))
+    values = _feistel(values, keys, half_bits)
+    while (outside := values >= n_rows).any():
+        values[outside] = _feistel(values[outside], keys[outside], half_bits)
+    return values.astype(np.int64)
+
+
+def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half_bits: int) -> NDArray[np.uint64]:
+    bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    left, right = values >> bits, values & mask
+    for round_number in range(_FEISTEL_ROUNDS):
+        mixed = _mix(right + keys + np.uint64(round_number * 0x9E3779B97F4A7C15 % 2**64))
+        left, right = right, left ^ (mixed & mask)
+    return (left << bits) | right
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser; array arithmetic on uint64 wraps."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,128 @@
+"""Which set each row of training comes from: weights, nested weights, and the order they are dealt out in.
+
+Rows are dealt in cycles of `CYCLE_ROWS`. A cycle holds each set a whole number of times (its weight in units of
+1/65,536, at least one) and spreads them evenly, so that any stretch of rows is close to the weights, and both "which
+set is row g" and "how many rows of that set came before" are table look-ups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from codeflow.core.config import Config
+from codeflow.core.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CYCLE_ROWS = 2**16
+_GOLDEN_STEP = 40_503  # odd and near CYCLE_ROWS / golden ratio: multiples of it modulo CYCLE_ROWS are evenly spread
+
+# Billions of tokens by kind of data in the two mid-training phases (Code-Flow §3).
+MID_TRAINING_32K = {
+    "reasoning": 175.0,
+    "agent": 10.0,
+    "commits": 5.0,
+    "file": 35.0,
+    "repository": 5.0,
+    "replay": 70.0,
+}
+MID_TRAINING_128K = {
+    "reasoning": 65.0,
+    "agent": 110.0,
+    "commits": 35.0,
+    "file": 5.0,
+    "repository": 35.0,
+    "replay": 50.0,
+}
+
+
+class Blend(Config):
+    """A group of sets inside a mixture: its share of the whole, and the shares of its members within it."""
+
+    weight: float
+    of: dict[str, float | Blend]
+
+
+def flatten(mixture: Mapping[str, float | Blend]) -> dict[str, float]:
+    """Return the weight of every set of a nested mixture; they sum to 1.
+
+    Raises UserError for a weight that is negative or not finite, for a set named twice and where nothing is positive.
+    """
+    flat: dict[str, float] = {}
+    _flatten_into(flat, mixture, 1.0, "mixture")
+    return flat
+
+
+def _flatten_into(flat: dict[str, float], mixture: Mapping[str, float | Blend], share: float, path: str) -> None:
+    weights = {name: part.weight if isinstance(part, Blend) else part for name, part in mixture.items()}
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"{path}.{name}={weight}: a weight must be a finite number >= 0")
+    total = sum(weights.values())
+    if total <= 0:
+        raise UserError(f"{path}: no set has a positive weight; give one of {', '.join(weights) or '(none)'} a weight")
+    for name, part in mixture.items():
+        part_share = share * weights[name] / total
+        if isinstance(part, Blend):
+            if weights[name] > 0:
+                _flatten_into(flat, part.of, part_share, f"{path}.{name}")
+        elif name in flat:
+            raise UserError(f"{path}: set '{name}' is named twice; keep one")
+        else:
+            flat[name] = part_share
+
+
+def cycle_counts(weights: Mapping[str, float]) -> dict[str, int]:
+    """Return how often each set comes in a cycle: largest remainders, at least one where the weight is positive."""
+    positive = {name: weight for name, weight in weights.items() if weight > 0}
+    total = sum(positive.values())
+    exact = {name: weight / total * CYCLE_ROWS for name, weight in positive.items()}
+    counts = {name: max(1, math.floor(value)) for name, value in exact.items()}
+    by_need = sorted(positive, key=lambda name: (counts[name] - exact[name], name))
+    missing = CYCLE_ROWS - sum(counts.values())
+    for n in range(max(missing, 0)):
+        counts[by_need[n % len(by_need)]] += 1
+    for _ in range(max(-missing, 0)):  # many tiny weights were rounded up to one: take from the largest
+        counts[max(sorted(counts), key=counts.__getitem__)] -= 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Deal:
+    """The order of sets within a cycle, with the counts before each place."""
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]  # (S,) per cycle
+    set_at: NDArray[np.int64]  # (CYCLE_ROWS,) index into names
+    before: NDArray[np.int64]  # (CYCLE_ROWS,) rows of the same set earlier in the cycle
+
+    def at(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return for each row number its set (index into names) and how many rows of that set came before it."""
+        cycle, place = np.divmod(rows, CYCLE_ROWS)
+        which = self.set_at[place]
+        return which, cycle * self.counts[which] + self.before[place]
+
+    def rows_of_sets(self, n_rows: int) -> NDArray[np.int64]:
+        """Return how many of the first `n_rows` rows come from each set, (S,)."""
+        cycles, rest = divmod(n_rows, CYCLE_ROWS)
+        return cycles * self.counts + np.bincount(self.set_at[:rest], minlength=len(self.names))
+
+
+def deal(weights: Mapping[str, float], seed: int) -> Deal:
+    """Build the order in which the sets of positive weight are dealt; the seed turns it, the spread stays even."""
+    per_set = cycle_counts(weights)
+    names = tuple(sorted(per_set))
+    counts = np.array([per_set[name] for name in names], np.int64)
+    spread = (np.arange(CYCLE_ROWS, dtype=np.int64) * _GOLDEN_STEP + seed) % CYCLE_ROWS  # a permutation
+    set_at = np.searchsorted(np.cumsum(counts), spread, side="right")
+    before = np.empty(CYCLE_ROWS, np.int64)
+    for index in range(len(names)):
+        mine = set_at == index
+        before[mine] = np.arange(counts[index])
+    return Deal(names, counts, set_at, before)

@@ -1,0 +1,258 @@
+"""Samples to packed rows of fixed length: encode, cut what is too long, best-fit decreasing, shuffle, write.
+
+Encoding is sharded over processes, one job per sample file, into `progress/`; packing then works on one group of
+encoded files at a time, so memory is bounded by `group_tokens` whatever the size of the set. A document longer than
+the context becomes several pieces, each a document of its own in its row; a cut comes after a line break where one is
+among the last `cut_slack_tokens` tokens that fit, else where the context ends. Nothing is lost or repeated: the hash of
+the token multiset is taken when encoding and again from the files written, and the two must agree.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from codeflow.core.config import Config
+from codeflow.core.errors import UserError, suggest
+from codeflow.core.manifest import PROGRESS, Counts, Manifest, seal
+from codeflow.core.progress import Bar
+from codeflow.core.storage import atomic_path, write_text
+from codeflow.execute.local import run_shards
+from codeflow.tokens.special import PAD_ID
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from codeflow.tokens.token_shard import SetIndex
+    from codeflow.tokens.tokenizer import Tokenizer
+
+_SAMPLE_FILE = re.compile(r"(?P<set>.+)-\d{5}\.parquet")
+_NOT_A_SET = "dropped"
+_BLOCK_TOKENS = 2**22  # rows are assembled and written in blocks of about this many tokens
+
+
+class PackConfig(Config):
+    """Parameters of the stage."""
+
+    context_tokens: int = Field(512, ge=2)
+    cut_slack_tokens: int = Field(32, ge=0)  # a long document is cut at most this many tokens before the context ends
+    group_tokens: int = Field(2**25, ge=1)  # encoded files are packed together up to about this many tokens
+    sets: tuple[str, ...] = ()  # which sets to pack; empty: all that the samples hold
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _slack_leaves_a_piece(self) -> PackConfig:
+        if self.cut_slack_tokens >= self.context_tokens:
+            raise ValueError(f"cut_slack_tokens must be below context_tokens={self.context_tokens}; lower it")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeJob:
+    """One sample file to encode."""
+
+    name: str
+    samples: Path
+    tokenizer: Path
+    encoded: Path  # without suffix: `.tokens` (uint32, bit 31 = trained on) and `.lengths` (int64) are written
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Encoded files that are packed together."""
+
+    name: str  # of the token shard
+    encoded: tuple[Path, ...]
+
+
+def run(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Pack every set of `inputs["samples"]` with the tokenizer of `inputs["tokenizer"]`.
+
+    Raises UserError when there is no sample file or an asked-for set is missing. Metrics by set: rows, tokens,
+    documents, pieces, loss tokens, fill, and the hash of the token multiset.
+    """
+    from codeflow.tokens.token_shard import INDEX, TokenIndex
+    from codeflow.tokens.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(inputs["tokenizer"])
+    jobs = _jobs(config, inputs["samples"], inputs["tokenizer"], output)
+    every_job = [job for jobs_of_set in jobs.values() for job in jobs_of_set]
+    counts = run_shards(encode, every_job, output, "encode")
+    sets: dict[str, SetIndex] = {}
+    with Bar("pack", len(jobs), "sets") as bar:
+        for name, jobs_of_set in jobs.items():
+            sets[name] = _pack_set(name, [job.encoded for job in jobs_of_set], config, tokenizer, output)
+            bar.advance()
+    index = TokenIndex(
+        context_tokens=config.context_tokens,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        sets=sets,
+    )
+    write_text(output / INDEX, index.model_dump_json(indent=2))
+    return seal(output, counts, {"sets": {name: row.model_dump(exclude={"shards"}) for name, row in sets.items()}})
+
+
+def _jobs(config: PackConfig, samples: Path, tokenizer: Path, output: Path) -> dict[str, list[EncodeJob]]:
+    jobs: dict[str, list[EncodeJob]] = {}
+    for path in sorted(samples.glob("*.parquet")):
+        match = _SAMPLE_FILE.fullmatch(path.name)
+        if match and match["set"] != _NOT_A_SET:
+            job = EncodeJob(path.stem, path, tokenizer, output / PROGRESS / path.stem)
+            jobs.setdefault(match["set"], []).append(job)
+    if not jobs:
+        raise UserError(f"no sample files (<set>-00000.parquet) in {samples}; run the samples stage first")
+    missing = [name for name in config.sets if name not in jobs]
+    if missing:
+        raise UserError(f"no set '{missing[0]}' in {samples}{suggest(missing[0], jobs)}")
+    return {name: found for name, found in jobs.items() if not config.sets or name in config.sets}
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: Path) -> Tokenizer:
+    from codeflow.tokens.tokenizer import Tokenizer
+
+    return Tokenizer.load(folder)
+
+
+def encode(job: EncodeJob) -> Counts:
+    """Encode one sample file. Samples without a token are counted as dropped ("empty")."""
+    import numpy as np
+
+    from codeflow.core.records import read_records
+    from codeflow.core.types import Sample
+    from codeflow.tokens.render import render_segments
+
+    tokenizer = _tokenizer(job.tokenizer)
+    lengths: list[int] = []
+    read = 0
+    with atomic_path(job.encoded.with_suffix(".tokens")) as path, open(path, "wb") as file:
+        for row in read_records(job.samples, Sample, ["segments"]):
+            ids, train = render_segments(row["segments"], tokenizer)  # type: ignore[index]
+            read += 1
+            if len(ids):
+                (ids | (train.astype(np.uint32) << np.uint32(31))).tofile(file)
+                lengths.append(len(ids))
+    with atomic_path(job.encoded.with_suffix(".lengths")) as path:
+        np.array(lengths, np.int64).tofile(path)
+    empty = read - len(lengths)
+    return Counts(read=read, kept=len(lengths), dropped={"empty": empty} if empty else {})
+
+
+def _pack_set(name: str, encoded: list[Path], config: PackConfig, tokenizer: Tokenizer, output: Path) -> SetIndex:
+    from codeflow.tokens.token_shard import SetIndex, ShardIndex
+
+    sums = {"n_rows": 0, "n_tokens": 0, "n_documents": 0, "n_pieces": 0, "n_loss_tokens": 0, "hash": 0}
+    shards: list[ShardIndex] = []
+    for group in _groups(name, encoded, config.group_tokens):
+        part = _pack_group(group, config, tokenizer, output)
+        shards.append(ShardIndex(name=group.name, n_rows=part["n_rows"]))
+        sums = {key: value + part[key] for key, value in sums.items()}
+    places = sums["n_rows"] * config.context_tokens
+    token_hash = sums.pop("hash") % 2**64
+    fill = round(sums["n_tokens"] / places, 6) if places else 0.0
+    return SetIndex(**sums, fill=fill, token_multiset_hash=f"{token_hash:016x}", shards=tuple(shards))
+
+
+def _groups(name: str, encoded: list[Path], group_tokens: int) -> list[_Group]:
+    """Join neighbouring files up to `group_tokens`; a larger file is a group of its own."""
+    groups: list[list[Path]] = []
+    size = 0
+    for path in encoded:
+        n_tokens = path.with_suffix(".tokens").stat().st_size // 4
+        if not groups or size + n_tokens > group_tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
+        size += n_tokens
+    return [_Group(f"{name}-{n:05d}", tuple(paths)) for n, paths in enumerate(groups)]
+
+
+def _pack_group(group: _Group, config: PackConfig, tokenizer: Tokenizer, output: Path) -> dict[str, int]:
+    import numpy as np
+
+    from codeflow.tokens.best_fit import cut_documents, multiset_hash
+
+    tokens = np.concatenate([np.fromfile(path.with_suffix(".tokens"), np.uint32) for path in group.encoded])
+    lengths = np.concatenate([np.fromfile(path.with_suffix(".lengths"), np.int64) for path in group.encoded])
+    assert lengths.sum() == len(tokens), f"{group.name}: lengths and tokens of the encoded files disagree"
+    offsets, sizes = cut_documents(
+        tokens, lengths, tokenizer.line_end_ids, config.context_tokens, config.cut_slack_tokens
+    )
+    rows, n_rows = place_pieces(sizes, config.context_tokens, _row_seed(config.seed, group.name))
+    order = np.argsort(rows, kind="stable")
+    pieces = (offsets[order], sizes[order], rows[order])
+    _write_rows(output / group.name, tokens, pieces, n_rows, config.context_tokens)
+    written = _read_back(output / group.name, n_rows, config.context_tokens, len(tokens))
+    expected = int(multiset_hash(tokens))
+    assert written["hash"] == expected, f"{group.name}: the rows do not hold the tokens that were encoded"
+    return {**written, "n_documents": len(lengths), "n_pieces": len(sizes)}
+
+
+def _row_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
+
+
+def place_pieces(sizes: NDArray[np.int64], context_tokens: int, seed: int) -> tuple[NDArray[np.int64], int]:
+    """Return the row of each piece and the number of rows: best-fit decreasing, rows shuffled by `seed`."""
+    import numpy as np
+
+    from codeflow.tokens.best_fit import best_fit_rows
+
+    rows, n_rows = best_fit_rows(sizes, context_tokens)
+    return np.random.Generator(np.random.PCG64(seed)).permutation(n_rows)[rows], n_rows
+
+
+def _write_rows(
+    stem: Path, tokens: NDArray[np.uint32], pieces: tuple[Any, Any, Any], n_rows: int, context_tokens: int
+) -> None:
+    """Write the rows in order, a block at a time."""
+    import numpy as np
+
+    from codeflow.tokens.best_fit import fill_rows
+    from codeflow.tokens.token_shard import FLAGS_SUFFIX, IDS_SUFFIX
+
+    offsets, sizes, rows = pieces
+    block_rows = max(1, _BLOCK_TOKENS // context_tokens)
+    ids_path, flags_path = stem.with_name(stem.name + IDS_SUFFIX), stem.with_name(stem.name + FLAGS_SUFFIX)
+    with (
+        atomic_path(flags_path) as flags_temporary,
+        atomic_path(ids_path) as ids_temporary,
+        open(flags_temporary, "wb") as flags_file,
+        open(ids_temporary, "wb") as ids_file,
+    ):
+        for first in range(0, n_rows, block_rows):
+            n = min(block_rows, n_rows - first)
+            a, b = np.searchsorted(rows, (first, first + n))
+            ids = np.full((n, context_tokens), PAD_ID, np.uint32)
+            flags = np.zeros((n, context_tokens), np.uint8)
+            fill_rows(tokens, (offsets[a:b], sizes[a:b], rows[a:b] - first), ids, flags)
+            ids.tofile(ids_file)
+            flags.tofile(flags_file)
+
+
+def _read_back(stem: Path, n_rows: int, context_tokens: int, n_tokens: int) -> dict[str, int]:
+    """Measure the files just written: tokens without padding, loss tokens, multiset hash."""
+    import numpy as np
+
+    from codeflow.tokens.batch import LOSS
+    from codeflow.tokens.best_fit import multiset_hash
+    from codeflow.tokens.token_shard import ShardIndex, open_shard
+
+    shard = open_shard(stem.parent, ShardIndex(name=stem.name, n_rows=n_rows), context_tokens)
+    n_padding = int(np.count_nonzero(shard.ids == PAD_ID))
+    padding_hash = n_padding * int(multiset_hash(np.array([PAD_ID], np.uint32)))
+    return {
+        "n_rows": n_rows,
+        "n_tokens": n_rows * context_tokens - n_padding,
+        "n_loss_tokens": int(np.count_nonzero(shard.flags & LOSS)),
+        "hash": (int(multiset_hash(shard.ids.reshape(-1))) - padding_hash) % 2**64,
+    }
