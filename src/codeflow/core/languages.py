@@ -18,13 +18,22 @@ class Language:
     line_comment: str = ""
     block_comment: tuple[str, ...] = ()  # opening, closing
     grammar: str = ""
-    functions: tuple[str, ...] = ()  # node types of functions and methods
+    functions: tuple[str, ...] = ()  # named node types of functions and methods; a keyword may share the name ("class")
     classes: tuple[str, ...] = ()
     comments: tuple[str, ...] = ("comment",)
 
 
 _C_BLOCK = ("/*", "*/")
-_JS_FUNCTIONS = ("function_declaration", "method_definition", "arrow_function", "generator_function_declaration")
+_JS_FUNCTIONS = (
+    "function_declaration",
+    "function_expression",
+    "generator_function_declaration",
+    "generator_function",
+    "method_definition",
+    "arrow_function",
+)
+_JS_COMMENTS = ("comment", "html_comment")
+_TS_CLASSES = ("class_declaration", "abstract_class_declaration", "interface_declaration", "enum_declaration")
 
 LANGUAGES: tuple[Language, ...] = (
     Language("Python", "code", (".py", ".pyi"), "#", (), "python", ("function_definition",), ("class_definition",)),
@@ -37,6 +46,7 @@ LANGUAGES: tuple[Language, ...] = (
         "javascript",
         _JS_FUNCTIONS,
         ("class_declaration",),
+        _JS_COMMENTS,
     ),
     Language(
         "TypeScript",
@@ -46,9 +56,10 @@ LANGUAGES: tuple[Language, ...] = (
         _C_BLOCK,
         "typescript",
         _JS_FUNCTIONS,
-        ("class_declaration", "interface_declaration"),
+        _TS_CLASSES,
+        _JS_COMMENTS,
     ),
-    Language("TSX", "code", (".tsx",), "//", _C_BLOCK, "tsx", _JS_FUNCTIONS, ("class_declaration",)),
+    Language("TSX", "code", (".tsx",), "//", _C_BLOCK, "tsx", _JS_FUNCTIONS, _TS_CLASSES, _JS_COMMENTS),
     Language(
         "Java",
         "code",
@@ -56,8 +67,8 @@ LANGUAGES: tuple[Language, ...] = (
         "//",
         _C_BLOCK,
         "java",
-        ("method_declaration", "constructor_declaration"),
-        ("class_declaration", "interface_declaration", "enum_declaration"),
+        ("method_declaration", "constructor_declaration", "compact_constructor_declaration"),
+        ("class_declaration", "interface_declaration", "enum_declaration", "record_declaration"),
         ("line_comment", "block_comment"),
     ),
     Language(
@@ -67,8 +78,14 @@ LANGUAGES: tuple[Language, ...] = (
         "//",
         _C_BLOCK,
         "csharp",
-        ("method_declaration", "constructor_declaration"),
-        ("class_declaration", "struct_declaration", "interface_declaration"),
+        ("method_declaration", "constructor_declaration", "destructor_declaration", "local_function_statement"),
+        (
+            "class_declaration",
+            "struct_declaration",
+            "interface_declaration",
+            "record_declaration",
+            "enum_declaration",
+        ),
     ),
     Language(
         "Go",
@@ -88,7 +105,7 @@ LANGUAGES: tuple[Language, ...] = (
         _C_BLOCK,
         "rust",
         ("function_item",),
-        ("struct_item", "impl_item", "trait_item", "enum_item"),
+        ("struct_item", "impl_item", "trait_item", "enum_item", "union_item"),
         ("line_comment", "block_comment"),
     ),
     Language("C", "code", (".c", ".h"), "//", _C_BLOCK, "c", ("function_definition",), ("struct_specifier",)),
@@ -110,9 +127,11 @@ LANGUAGES: tuple[Language, ...] = (
         _C_BLOCK,
         "php",
         ("function_definition", "method_declaration"),
-        ("class_declaration",),
+        ("class_declaration", "interface_declaration", "trait_declaration", "enum_declaration"),
     ),
-    Language("Ruby", "code", (".rb",), "#", ("=begin", "=end"), "ruby", ("method", "singleton_method"), ("class",)),
+    Language(
+        "Ruby", "code", (".rb",), "#", ("=begin", "=end"), "ruby", ("method", "singleton_method"), ("class", "module")
+    ),
     Language(
         "Kotlin",
         "code",
@@ -120,9 +139,9 @@ LANGUAGES: tuple[Language, ...] = (
         "//",
         _C_BLOCK,
         "kotlin",
-        ("function_declaration",),
-        ("class_declaration",),
-        ("line_comment", "multiline_comment", "block_comment"),
+        ("function_declaration", "secondary_constructor", "anonymous_function"),
+        ("class_declaration", "object_declaration"),
+        ("line_comment", "multiline_comment"),
     ),
     Language(
         "Scala",
@@ -132,7 +151,7 @@ LANGUAGES: tuple[Language, ...] = (
         _C_BLOCK,
         "scala",
         ("function_definition",),
-        ("class_definition", "object_definition"),
+        ("class_definition", "object_definition", "trait_definition", "enum_definition"),
         ("comment", "block_comment"),
     ),
     Language("Shell", "code", (".sh", ".bash"), "#", (), "bash", ("function_definition",)),
@@ -148,8 +167,26 @@ LANGUAGES: tuple[Language, ...] = (
         ("comment", "marginalia"),
     ),
     Language("Cython", "code", (".pyx", ".pxd"), "#"),
-    Language("Fortran", "code", (".f", ".f90", ".for"), "!"),
-    Language("Cuda", "code", (".cu", ".cuh"), "//", _C_BLOCK),
+    Language(
+        "Fortran",
+        "code",
+        (".f", ".f90", ".for"),
+        "!",
+        (),
+        "fortran",
+        ("function", "subroutine"),
+        ("module", "derived_type_definition"),
+    ),
+    Language(
+        "Cuda",
+        "code",
+        (".cu", ".cuh"),
+        "//",
+        _C_BLOCK,
+        "cuda",
+        ("function_definition",),
+        ("class_specifier", "struct_specifier"),
+    ),
     Language("Markdown", "general", (".md", ".markdown")),
     Language("reStructuredText", "general", (".rst",)),
     Language("Text", "general", (".txt",)),
