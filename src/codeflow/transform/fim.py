@@ -23,6 +23,7 @@ from codeflow.core.config import Config
 from codeflow.core.errors import suggest
 from codeflow.core.languages import BY_NAME
 from codeflow.core.types import Document, Sample, Segment
+from codeflow.tokens.special import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, IM_END
 from codeflow.transform import fim_nodes
 
 LEVELS = ("random_boundary", "random_line", *fim_nodes.LEVELS)
@@ -253,10 +254,10 @@ def window(fim: Fim, max_characters: int) -> Fim:
 
 def segments(fim: Fim, order: Literal["prefix_first", "suffix_first"] = "prefix_first") -> tuple[Segment, ...]:
     """Render a split in the recipe's format (Code-Flow §2), or with the suffix before the prefix."""
-    prefix = (Segment("special", "<|fim_prefix|>"), Segment("text", fim.prefix))
-    suffix = (Segment("special", "<|fim_suffix|>"), Segment("text", fim.suffix))
+    prefix = (Segment("special", FIM_PREFIX), Segment("text", fim.prefix))
+    suffix = (Segment("special", FIM_SUFFIX), Segment("text", fim.suffix))
     context = (*prefix, *suffix) if order == "prefix_first" else (*suffix, *prefix)
-    ending = (Segment("special", "<|fim_middle|>"), Segment("text", fim.middle), Segment("special", "<|im_end|>"))
+    ending = (Segment("special", FIM_MIDDLE), Segment("text", fim.middle), Segment("special", IM_END))
     return tuple(item for item in (*context, *ending) if item.role == "special" or item.text)
 
 

@@ -1,0 +1,307 @@
+"""Repository evolution: from the commits of a project to triplets (R_start, P, R_end) (Code-Flow §2).
+
+R_start lies in a middle part of the project's first-parent life; the search goes forward for an R_end such that the
+composed patch P is a meaningful development iteration. Every span considered is scored; the best ones that do not
+overlap are taken, each choice lowering the novelty and spread of what resembles it. A triplet holds the touched files
+only; `origin.revision` is "start..end", so that the rest of the tree can be read from git.
+
+Not covered: modes of files (all are 100644 in the patch) and the order of commits by time instead of by parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from codeflow.core.config import Config
+from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
+from codeflow.core.progress import say
+from codeflow.core.storage import sha256_text
+from codeflow.core.types import Change, Commit, Origin, Triplet
+from codeflow.execute.local import run_shards
+from codeflow.transform import commit_message
+from codeflow.transform.spans import Candidate, Composition, SpanLimits, SpanTargets, Survey
+
+_ROWS_AT_ONCE = 64  # commits in memory while a shard is read
+
+
+class ScoreWeights(Config):
+    """Weights of the scores of a span; their sum need not be 1."""
+
+    size: float = Field(default=1.0, ge=0)
+    files: float = Field(default=0.5, ge=0)
+    commits: float = Field(default=0.5, ge=0)
+    tests: float = Field(default=1.0, ge=0)
+    message: float = Field(default=1.5, ge=0)
+    parse: float = Field(default=0.5, ge=0)
+    coherence: float = Field(default=1.0, ge=0)
+    novelty: float = Field(default=1.0, ge=0)  # against the triplets already taken from the repository
+    spread: float = Field(default=0.5, ge=0)  # over its subsystems
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> ScoreWeights:
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0; give one score a weight above 0")
+        return self
+
+
+class EvolutionConfig(Config):
+    """How triplets are chosen from histories."""
+
+    start_low: float = Field(default=0.4, ge=0, le=1)  # R_start between these positions of the project's life
+    start_high: float = Field(default=0.8, ge=0, le=1)
+    limits: SpanLimits = SpanLimits()
+    targets: SpanTargets = SpanTargets()
+    weights: ScoreWeights = ScoreWeights()
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    max_triplets_per_repository: int = Field(default=1000, ge=1)
+    allow_overlap: bool = False  # True: spans of one repository may share commits
+
+    @model_validator(mode="after")
+    def _starts_rise(self) -> EvolutionConfig:
+        if self.start_low > self.start_high:
+            raise ValueError(f"start_low={self.start_low} exceeds start_high={self.start_high}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionJob:
+    """One repository: the work of one shard."""
+
+    name: str
+    output: Path
+    config: EvolutionConfig
+    repository: str
+    source: str  # of the triplets' origin
+    shards: tuple[Path, ...]  # those with commits of the repository, in order
+    documents: Path | None  # artifact of the split, whose held-out documents must not be touched
+
+
+def run(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Choose triplets from `commits` into `triplets-*.parquet`, one file per repository that has any.
+
+    Counts: read are the spans considered, dropped by reason, kept the triplets. With the input `documents` (a split),
+    no triplet touches a held-out document. No commits give an artifact without files and a remark.
+    """
+    jobs = _jobs(config, inputs, output)
+    counts = run_shards(make_triplets, jobs, output, "evolution") if jobs else Counts()
+    found = {job.repository: _n_rows(_file_of(job)) for job in jobs}
+    remarks = [f"{name} gave no triplets" for name, n in sorted(found.items()) if n == 0]
+    if not jobs:
+        remarks = ["there are no commits, so there are no triplets"]
+    for remark in remarks:
+        say(f"  evolution: {remark}")
+    return seal(output, counts, {"triplets_by_repository": found, "remarks": remarks})
+
+
+def _jobs(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path) -> list[EvolutionJob]:
+    import pyarrow.parquet as pq
+
+    from codeflow.core.records import shards
+
+    holders: dict[str, list[Path]] = {}
+    for path in shards(inputs["commits"], "commits"):
+        for name in pq.read_table(path, columns=["repository"])["repository"].unique().to_pylist():
+            holders.setdefault(name, []).append(path)
+    described = read_manifest(inputs["commits"]).metrics.get("repositories", {})
+    jobs = []
+    for number, (name, paths) in enumerate(sorted(holders.items())):
+        source = "synthetic-git" if described.get(name, {}).get("synthetic") else "git"
+        jobs.append(EvolutionJob(f"{number:05d}", output, config, name, source, tuple(paths), inputs.get("documents")))
+    return jobs
+
+
+def _file_of(job: EvolutionJob) -> Path:
+    return job.output / f"triplets-{job.name}.parquet"
+
+
+def _n_rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path).num_rows if path.exists() else 0
+
+
+def make_triplets(job: EvolutionJob) -> Counts:
+    """Write the triplets of one repository; return the spans considered and why they were dropped."""
+    from codeflow.core.records import write_records
+
+    held_out, licence = _documents_of(job)
+    limits, targets = job.config.limits, job.config.targets
+    starts = (job.config.start_low, job.config.start_high)
+    survey = Survey(limits, targets, starts, held_out, _reverted(job))
+    dropped: Counter[str] = Counter()
+    standing: list[Candidate] = []
+    for candidate in survey.candidates(_commits(job)):
+        if candidate.reason:
+            dropped[candidate.reason] += 1
+        else:
+            standing.append(candidate)
+    chosen, refused = choose(standing, job.config)
+    n_read = len(standing) + dropped.total()
+    dropped.update(refused)
+    if chosen:
+        write_records(_file_of(job), _build(job, chosen, licence), Triplet)
+    return Counts(read=n_read, kept=len(chosen), dropped=dict(sorted(dropped.items())))
+
+
+def _commits(job: EvolutionJob) -> Iterator[Commit]:
+    """Yield the repository's commits, oldest first, a few at a time."""
+    import pyarrow.parquet as pq
+
+    from codeflow.core.records import from_row
+
+    for path in job.shards:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                names = batch.column("repository").to_pylist()
+                for place in (place for place, name in enumerate(names) if name == job.repository):
+                    yield from_row(Commit, batch.slice(place, 1).to_pylist()[0])
+
+
+def _reverted(job: EvolutionJob) -> frozenset[str]:
+    from codeflow.core.records import read_records
+
+    found: set[str] = set()
+    for path in job.shards:
+        rows: Iterator[Any] = read_records(path, Commit, ["repository", "message"])
+        for row in rows:
+            if row["repository"] == job.repository:
+                found.update(commit_message.reverted(row["message"]))
+    return frozenset(found)
+
+
+def _documents_of(job: EvolutionJob) -> tuple[Callable[[Change], bool], str]:
+    """Return a test for changes that touch held-out documents, and the commonest licence of the repository's files."""
+    from codeflow.core.records import read_records, shards
+    from codeflow.core.types import Document
+
+    if job.documents is None:
+        return lambda change: False, ""
+    licences: Counter[str] = Counter()
+    paths: set[str] = set()
+    ids: set[str] = set()
+    for kind in ("documents", "heldout"):
+        for shard in shards(job.documents, kind):
+            rows: Iterator[Any] = read_records(shard, Document, ["id", "origin"])
+            for row in rows:
+                origin = row["origin"]
+                if origin["repository"] == job.repository:
+                    licences[origin["licence"]] += 1
+                    if kind == "heldout":
+                        paths.add(origin["path"])
+                if kind == "heldout":
+                    ids.add(row["id"])
+
+    def is_held_out(change: Change) -> bool:
+        if change.path in paths or change.old_path in paths:
+            return True
+        return any(sha256_text(text) in ids for text in (change.before, change.after) if text)
+
+    del licences[""]
+    return is_held_out, min(licences, key=lambda name: (-licences[name], name)) if licences else ""
+
+
+def choose(standing: Sequence[Candidate], config: EvolutionConfig) -> tuple[list[Candidate], Counter[str]]:
+    """Take the best spans one after the other; return them in order of their place, and why others were refused.
+
+    Novelty and spread only fall while spans are taken, so a queue whose head is scored again before it is believed
+    gives the same choice as scoring everything again each time.
+    """
+    taken: list[Candidate] = []
+    refused: Counter[str] = Counter()
+    used: set[int] = set()
+    queue = [(-_scored(c, taken, config).scores["total"], c.first, c.last, n) for n, c in enumerate(standing)]
+    heapq.heapify(queue)
+    while queue:
+        score, first, last, number = heapq.heappop(queue)
+        if not config.allow_overlap and not used.isdisjoint(range(first, last + 1)):
+            refused["overlaps_better_span"] += 1
+            continue
+        scored = _scored(standing[number], taken, config)
+        total = scored.scores["total"]
+        if total < config.min_score:
+            refused["score_too_low"] += 1
+        elif len(taken) == config.max_triplets_per_repository:
+            refused["repository_has_enough"] += 1
+        elif queue and (-total, first, last, number) > queue[0]:
+            heapq.heappush(queue, (-total, first, last, number))
+        else:
+            taken.append(scored)
+            used.update(range(first, last + 1))
+    return sorted(taken, key=lambda candidate: (candidate.first, candidate.last)), refused
+
+
+def _scored(candidate: Candidate, taken: Sequence[Candidate], config: EvolutionConfig) -> Candidate:
+    """Return the candidate with the scores that depend on what is taken already, and the weighted total."""
+    alike = max((_likeness(candidate, other) for other in taken), default=0.0)
+    crowd = sum(other.subsystem == candidate.subsystem for other in taken)
+    scores = {**candidate.scores, "novelty": 1 - alike, "spread": 1 / (1 + crowd) ** 0.5}
+    weights = config.weights.model_dump()
+    scores["total"] = sum(weights[name] * score for name, score in scores.items()) / sum(weights.values())
+    return Candidate(
+        candidate.first,
+        candidate.last,
+        candidate.position,
+        candidate.reason,
+        candidate.paths,
+        candidate.subsystem,
+        candidate.words,
+        scores,
+    )
+
+
+def _likeness(left: Candidate, right: Candidate) -> float:
+    """Return 0..1: the mean Jaccard likeness of touched paths and of the messages' words."""
+    return 0.5 * _jaccard(left.paths, right.paths) + 0.5 * _jaccard(left.words, right.words)
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared) if shared else 0.0
+
+
+def _build(job: EvolutionJob, chosen: Sequence[Candidate], licence: str) -> Iterator[Triplet]:
+    """Read the commits again and yield the triplets of the chosen spans, in order of their ends."""
+    waiting = sorted(chosen, key=lambda candidate: candidate.first, reverse=True)
+    open_spans: list[tuple[Candidate, Composition, list[Commit]]] = []
+    for number, commit in enumerate(_commits(job)):
+        while waiting and waiting[-1].first == number:
+            open_spans.append((waiting.pop(), Composition(), []))
+        for candidate, composition, commits in open_spans:
+            composition.add(commit)
+            commits.append(commit)
+            if candidate.last == number:
+                yield triplet(candidate, composition, commits, job.source, licence)
+        open_spans = [item for item in open_spans if item[0].last > number]
+        if not waiting and not open_spans:
+            return
+
+
+def triplet(
+    candidate: Candidate, composition: Composition, commits: Sequence[Commit], source: str, licence: str
+) -> Triplet:
+    """Make the triplet of a chosen span; the patch is checked to lead from `before` to `after`."""
+    from codeflow.transform.patch import apply_patch, make_patch
+
+    before, after = composition.files()
+    patch = make_patch(before, after, composition.renames)
+    assert apply_patch(before, patch) == after, f"the patch of {commits[0].sha} to {commits[-1].sha} is wrong"
+    first, last = commits[0], commits[-1]
+    revision = f"{first.parent}..{last.sha}"
+    return Triplet(
+        id=hashlib.sha256(f"{first.repository}\0{revision}".encode()).hexdigest(),
+        before=before,
+        patch=patch,
+        after=after,
+        messages=tuple(commit.message for commit in commits),
+        origin=Origin(source, first.repository, revision, "", licence, last.author_time),
+        position=candidate.position,
+        scores={name: round(score, 6) for name, score in candidate.scores.items()},
+    )
