@@ -3,8 +3,6 @@
 Exit codes: 0 done, 2 bad input (one line says what to change), 3 the surroundings failed, 130 stopped by Ctrl-C.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import sys
@@ -16,6 +14,7 @@ import typer
 from codeflow import __version__
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.progress import say
+from codeflow.execute.chain import resolve
 from codeflow.recipes.verbs import VERBS, Verb
 
 app = typer.Typer(
@@ -30,7 +29,7 @@ app = typer.Typer(
 )
 _Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to change, e.g. `seed=1`.", show_default=False),
+    typer.Argument(metavar="FIELD=VALUE", help="Fields to change, e.g. `seed=1`.", show_default=False),
 ]
 
 
@@ -99,14 +98,24 @@ def show(
 
 
 def _add(verb: Verb) -> None:
-    inputs_help = " ".join(f"{name}=DIR" for name in verb.inputs) or "none"
+    def print_fields(wanted: bool) -> None:
+        if wanted:
+            print(resolve(verb.config)().model_dump_json(indent=2))
+            raise typer.Exit
 
     def command(
         output: Annotated[Path, typer.Argument(help="The artifact's folder.")],
         overrides: _Overrides = None,
         inputs: Annotated[
-            list[str] | None, typer.Option("--input", "-i", metavar="NAME=DIR", help=f"Input artifacts: {inputs_help}.")
+            list[str] | None,
+            typer.Option("--input", "-i", metavar="NAME=DIR", help="An input artifact; see the example."),
         ] = None,
+        fields: Annotated[
+            bool,
+            typer.Option(
+                "--fields", help="Print all fields with defaults and stop.", is_eager=True, callback=print_fields
+            ),
+        ] = False,
     ) -> None:
         from codeflow.recipes import runner
 
@@ -115,7 +124,7 @@ def _add(verb: Verb) -> None:
     example = " ".join(
         ["codeflow", verb.name, f"runs/mine/{verb.name}", *(f"-i {n}=runs/mine/{n}" for n in verb.inputs)]
     )
-    command.__doc__ = f"{verb.summary}\n\nExample:\n\n    {example}\n\nFields: see `{verb.config}` in the reference."
+    command.__doc__ = f"{verb.summary}\n\nExample:\n\n    {example}\n\n`codeflow {verb.name} --fields` prints every field with its default; `{verb.config}` explains them."
     app.command(verb.name, rich_help_panel="Stages, one artifact each")(command)
 
 
@@ -159,7 +168,7 @@ def _usage_or_raise(error: Exception) -> int:
     """Turn click's usage errors and mendable system errors into one line; raise anything else, it is a bug."""
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # click.ClickException and its kin
-        say(f"error: {' '.join(format_message().split())}; see `codeflow --help`")
+        say(f"error: {' '.join(format_message().split()).rstrip('.')}; see `codeflow --help`")
         return 2
     if type(error).__name__ == "Abort":
         return 130
