@@ -1,0 +1,362 @@
+"""The default local back end: each execution in a bubblewrap of its own.
+
+Namespaces for user, pid, network, ipc, uts and cgroup; nested user namespaces disabled where bubblewrap can; no
+capability, cleared environment, new session. The system is read-only and consists of /usr, the loader's cache and the
+interpreter; there is no home, no checkout and nothing else of the host. Everything writable is sized tmpfs. When the
+pid namespace's first process ends or is killed, all of its processes are gone.
+
+Run by root, a first bubblewrap makes the mounts (an interpreter below a private home stays readable) and gives up its
+identity for nobody's; a second one inside makes the user namespace. So the code is never the host's root, not even
+without capabilities, and the kernel's process limit, from which root is exempt, holds.
+
+Not covered: system-call filters (kernel bugs are the residual risk), total memory without a control group (the bound is
+processes x memory_bytes), the number of empty files in tmpfs.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from codeflow.core.errors import InfrastructureError
+from codeflow.sandbox.launch import Outcome, Pipes, launch
+from codeflow.sandbox.policy import Limits, Policy
+from codeflow.sandbox.result import Result, Status
+from codeflow.sandbox.sandbox import CHANNEL_VARIABLE
+
+BACKEND = "bubblewrap"
+INSTALL = "no sandbox: install bubblewrap (apt-get install bubblewrap)"
+WORK = "/work"
+_NOBODY = 65534
+_PASSWD = b"nobody:x:65534:65534:nobody:/work:/usr/sbin/nologin\n"
+_SYSTEM_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_LOADER_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
+# Standard input is at first the pipe that says "everything stands, only the program is to come". The shell closes it
+# before the program runs, which so can neither forge nor withhold it: with it, nothing is an infrastructure fault.
+_STDIN = "/run/stdin"
+_BEGIN = 'echo >&0; exec 0<"$1"; shift; exec "$@"'
+_BEGIN_KEEP = 'echo >&0; exec 0<"$1"; k=$2; shift 2; "$@"; c=$?; tar -cf "/proc/self/fd/$k" -C /work .; exit $c'
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this machine offers: programs, features, interpreter."""
+
+    bwrap: str
+    prlimit: str
+    setpriv: str
+    python: str
+    binds: tuple[str, ...]  # read-only, same path inside
+    disable_userns: bool
+    mount_proc: bool = True
+
+
+def find_host(mount_proc: bool = True) -> Host:
+    """Look for what this back end needs. Raises InfrastructureError with one line that says what to install."""
+    bwrap, prlimit, setpriv = shutil.which("bwrap"), shutil.which("prlimit"), shutil.which("setpriv")
+    if not bwrap:
+        raise InfrastructureError(INSTALL)
+    if not prlimit or not setpriv:
+        raise InfrastructureError("no sandbox: install prlimit and setpriv (apt-get install util-linux)")
+    python, binds = find_python()
+    return Host(bwrap, prlimit, setpriv, python, binds, "--disable-userns" in _help(bwrap), mount_proc)
+
+
+@functools.cache
+def _help(bwrap: str) -> str:
+    return subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False, timeout=10).stdout
+
+
+def find_python() -> tuple[str, tuple[str, ...]]:
+    """Return the interpreter to run inside and the folders it needs beside /usr: its own library, nothing above."""
+    real = os.path.realpath(sys.executable)
+    if real.startswith("/usr/"):
+        return real, ()
+    prefix = os.path.realpath(sys.base_prefix)
+    if os.path.dirname(real) == f"{prefix}/bin" and os.path.isdir(f"{prefix}/lib"):
+        return real, (real, f"{prefix}/lib")
+    system = shutil.which("python3", path="/usr/bin")
+    if not system:
+        raise InfrastructureError("no sandbox: no Python interpreter with a plain prefix (apt-get install python3)")
+    return system, ()
+
+
+def arguments(host: Host, limits: Limits, environment: Sequence[tuple[str, str]], status: int) -> list[str]:
+    """Return the command line that isolates; the program's own follows it. `status` takes bubblewrap's JSON objects.
+
+    Descriptors for files are added by the caller through `--file`.
+    """
+    line = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--json-status-fd", str(status)]
+    line += ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM_LINKS:
+        if os.path.islink(f"/{name}"):
+            line += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            line += ["--ro-bind", f"/{name}", f"/{name}"]
+    line += ["--perms", "0755", "--dir", "/etc"]
+    for path in _LOADER_FILES:
+        line += ["--ro-bind-try", path, path]
+    for path in host.binds:  # the folders above are empty ones of our own, open to nobody even where the host's are not
+        for folder in reversed(PurePosixPath(path).parents[:-1]):
+            line += ["--perms", "0755", "--dir", str(folder)]
+        line += ["--ro-bind", path, path]
+    line += ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
+    line += ["--dev", "/dev"]
+    for path, share in ((WORK, 2), ("/tmp", 4), ("/dev/shm", 4)):
+        size = max(limits.disk_bytes // share, 4096)
+        line += ["--perms", "1777", "--size", str(size), "--tmpfs", path]
+    line += ["--remount-ro", "/dev", "--chdir", WORK, "--clearenv"]
+    for name, value in environment:
+        line += ["--setenv", name, value]
+    return line
+
+
+def isolated(host: Host, limits: Limits, mounts: Sequence[str], as_root: bool) -> list[str]:
+    """Return the command line up to and including the rlimits, given `mounts` (what `arguments` made, with files)."""
+    user = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
+    user += ["--disable-userns"] if host.disable_userns else []
+    if as_root:
+        identity = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        caps = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        line = [host.bwrap, *mounts, "--remount-ro", "/", *caps, "--", host.setpriv, *identity, "--"]
+        line += [
+            host.bwrap,
+            *user,
+            "--dev-bind",
+            "/",
+            "/",
+            "--chdir",
+            WORK,
+            "--cap-drop",
+            "ALL",
+            "--die-with-parent",
+            "--",
+        ]
+    else:
+        line = [host.bwrap, *user, *mounts, "--remount-ro", "/", "--cap-drop", "ALL", "--"]
+    cpu = math.ceil(limits.cpu_seconds)
+    return [
+        *line,
+        host.prlimit,
+        f"--cpu={cpu}:{cpu + 1}",
+        f"--as={limits.memory_bytes}",
+        f"--nproc={limits.processes + 2}",  # bubblewrap's own two count as well
+        f"--fsize={limits.disk_bytes}",
+        "--core=0",
+        "--nofile=256",
+        "--",
+    ]
+
+
+class BubblewrapSandbox:
+    """`Sandbox` by bubblewrap. Each execution has its own namespaces; files are carried between them by the parent."""
+
+    def __init__(self, policy: Policy, host: Host) -> None:
+        self.policy, self.host = policy, host
+        self.python: tuple[str, ...] = (host.python, "-I", "-S")
+        self._files: dict[str, bytes] = {}
+
+    async def start(self) -> None:
+        """Nothing to do: an execution brings its namespaces up in milliseconds."""
+
+    async def write(self, path: str, data: bytes) -> None:
+        self._files[_inside(path)] = data
+
+    async def read(self, path: str) -> bytes:
+        try:
+            return self._files[_inside(path)]
+        except KeyError:
+            raise FileNotFoundError(f"{path}: not in the sandbox") from None
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        stdin: bytes = b"",
+        limits: Limits | None = None,
+        channel: bool = False,
+        keep_files: bool = False,
+    ) -> Result:
+        limits = limits or self.policy.limits
+        opened = _Descriptors()
+        try:
+            command, pipes = self._prepare(opened, argv, stdin, limits, channel, keep_files)
+        except OSError as error:
+            opened.close()
+            return _fault(f"cannot prepare: {error}")
+        budget = limits.output_bytes + (limits.disk_bytes if keep_files else 0)
+        try:
+            outcome = await launch(command, pipes, {"PATH": "/usr/bin:/bin"}, limits.wall_seconds, budget)
+        except OSError as error:
+            return _fault(f"cannot start {self.host.bwrap}: {error}")
+        if keep_files and not outcome.timed_out and not outcome.overflowed:
+            self._files = _unpack(outcome.output[opened.readers["kept"]], limits.disk_bytes)
+        return _result(outcome, opened.readers, limits)
+
+    def _prepare(
+        self, opened: _Descriptors, argv: Sequence[str], stdin: bytes, limits: Limits, channel: bool, keep_files: bool
+    ) -> tuple[list[str], Pipes]:
+        names = ["stdout", "stderr", "status", "begun"] + ["channel"] * channel + ["kept"] * keep_files
+        writers = {name: opened.pipe(name) for name in names}
+        if keep_files and os.geteuid() == 0:
+            os.fchown(writers["kept"], _NOBODY, _NOBODY)  # it is opened by name inside
+        environment = list(self.policy.environment)
+        if channel:
+            environment.append((CHANNEL_VARIABLE, str(writers["channel"])))
+        mounts = arguments(self.host, limits, environment, writers["status"])
+        mounts += [
+            "--perms",
+            "0755",
+            "--dir",
+            "/run",
+            "--perms",
+            "0444",
+            "--file",
+            str(opened.memory(_PASSWD)),
+            "/etc/passwd",
+        ]
+        folders = {str(parent) for path in self._files for parent in PurePosixPath(path).parents[:-1]}
+        for folder in sorted(folders):  # parents sort before their children
+            mounts += ["--perms", "0777", "--dir", f"{WORK}/{folder}"]
+        for path, data in self._files.items():
+            mounts += ["--perms", "0777", "--file", str(opened.memory(data)), f"{WORK}/{path}"]
+        if stdin:
+            mounts += ["--perms", "0444", "--file", str(opened.memory(stdin)), _STDIN]
+        begin = ["/bin/sh", "-c", _BEGIN_KEEP if keep_files else _BEGIN, "sh", _STDIN if stdin else "/dev/null"]
+        begin += [str(writers["kept"])] if keep_files else []
+        line = isolated(self.host, limits, mounts, as_root=os.geteuid() == 0)
+        by_number = [writers[name] for name in names if name not in ("stdout", "stderr", "begun")]
+        counted = {opened.readers[name] for name in names if name not in ("status", "begun")}
+        pipes = Pipes(
+            stdin=writers["begun"],
+            stdout=opened.readers["stdout"],
+            stderr=opened.readers["stderr"],
+            reads={opened.readers[name]: writers[name] for name in names},
+            passed=(*by_number, *opened.files),
+            capped=frozenset(counted),
+            status=opened.readers["status"],
+        )
+        return [*line, *begin, *argv], pipes
+
+    async def close(self) -> None:
+        self._files = {}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Descriptors:
+    """The descriptors of one execution, so that a failure half-way closes them."""
+
+    def __init__(self) -> None:
+        self.readers: dict[str, int] = {}
+        self.files: list[int] = []
+        self._all: list[int] = []
+
+    def pipe(self, name: str) -> int:
+        reader, writer = os.pipe()
+        self._all += [reader, writer]
+        self.readers[name] = reader
+        return writer
+
+    def memory(self, data: bytes) -> int:
+        descriptor = os.memfd_create("codeflow", os.MFD_CLOEXEC)
+        self._all.append(descriptor)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        self.files.append(descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        for descriptor in self._all:
+            os.close(descriptor)
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path:
+        raise ValueError(f"path={path!r}: must be relative and stay inside the sandbox's working folder")
+    return str(pure)
+
+
+def _unpack(archive: bytes, limit_bytes: int) -> dict[str, bytes]:
+    """Return the regular files of a tar archive that came from untrusted code; links and odd names are left out."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            for member in tar:
+                if not member.isreg() or member.size > limit_bytes:  # a sparse file says more than it holds
+                    continue
+                content = tar.extractfile(member)
+                try:
+                    files[_inside(member.name.removeprefix("./"))] = content.read() if content else b""
+                except ValueError:
+                    continue
+    except tarfile.TarError:
+        return files
+    return files
+
+
+def _result(outcome: Outcome, readers: Mapping[str, int], limits: Limits) -> Result:
+    status, detail = _status(outcome, readers, limits)
+    code = outcome.exit_code
+    return Result(
+        status=status,
+        exit_code=code if code >= 0 and not outcome.timed_out and not outcome.overflowed else None,
+        wall_seconds=outcome.wall_seconds,
+        cpu_seconds=outcome.cpu_seconds,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        stdout=outcome.output[readers["stdout"]],
+        stderr=outcome.output[readers["stderr"]],
+        channel=outcome.output[readers["channel"]] if "channel" in readers else b"",
+        truncated=outcome.overflowed,
+        backend=BACKEND,
+        detail=detail,
+    )
+
+
+def _status(outcome: Outcome, readers: Mapping[str, int], limits: Limits) -> tuple[Status, str]:
+    stderr = outcome.output[readers["stderr"]]
+    if outcome.lingered:
+        return Status.INFRASTRUCTURE, "processes outlived their namespace"
+    if not outcome.output[readers["begun"]]:
+        said = stderr.decode("utf-8", "replace").strip().splitlines()
+        return Status.INFRASTRUCTURE, said[0] if said else "the sandbox did not come up in time"
+    if outcome.timed_out:
+        return Status.TIME, ""
+    if outcome.overflowed:
+        return Status.OUTPUT, ""
+    code = outcome.exit_code
+    if code < 0:
+        return Status.INFRASTRUCTURE, f"bubblewrap was killed by signal {-code}"
+    if code == 0:
+        return Status.OK, ""
+    if code == 128 + signal.SIGXCPU or (code == 128 + signal.SIGKILL and outcome.cpu_seconds >= limits.cpu_seconds):
+        return Status.TIME, ""
+    if stderr.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError"):
+        return Status.MEMORY, ""
+    return (Status.CRASH, "") if code > 128 else (Status.FAILED, "")
+
+
+def _fault(detail: str) -> Result:
+    return Result(Status.INFRASTRUCTURE, None, 0.0, 0.0, None, b"", b"", b"", False, BACKEND, detail)
