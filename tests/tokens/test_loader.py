@@ -72,19 +72,32 @@ def test_targets_weights_and_positions_equal_a_naive_reference(n_rows: int, cont
     assert batch.document_starts.dtype == np.int32
 
 
+def _permuted(places: np.ndarray, epoch: int, n_rows: int, key: int) -> np.ndarray:
+    shape = len(places)
+    return permuted(places, np.full(shape, epoch), np.full(shape, n_rows), np.full(shape, key, np.uint64))
+
+
+def test_rows_of_different_sets_are_permuted_together_as_alone() -> None:
+    places, sizes = np.array([5, 2, 0]), np.array([10, 3, 1])
+    epochs, keys = np.array([0, 4, 9]), np.array([1, 2, 3], np.uint64)
+    together = permuted(places, epochs, sizes, keys).tolist()
+    alone = [_permuted(places[n : n + 1], int(epochs[n]), int(sizes[n]), int(keys[n])).tolist()[0] for n in range(3)]
+    assert together == alone
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 5), st.integers(0, 2**32 - 1))
 def test_permuted_is_a_permutation(n_rows: int, epoch: int, key: int) -> None:
     places = np.arange(n_rows, dtype=np.int64)
-    whole = permuted(places, np.full(n_rows, epoch), n_rows, key)
+    whole = _permuted(places, epoch, n_rows, key)
     assert sorted(whole.tolist()) == places.tolist()
     one = n_rows // 2
-    assert permuted(np.array([one]), np.array([epoch]), n_rows, key)[0] == whole[one]
+    assert _permuted(np.array([one]), epoch, n_rows, key)[0] == whole[one]
 
 
 def test_epochs_and_sets_have_different_orders() -> None:
     places = np.arange(1000, dtype=np.int64)
-    orders = [permuted(places, np.full(1000, epoch), 1000, key) for epoch in (0, 1) for key in (7, 8)]
+    orders = [_permuted(places, epoch, 1000, key) for epoch in (0, 1) for key in (7, 8)]
     for n, order in enumerate(orders):
         assert abs(np.corrcoef(places, order)[0, 1]) < 0.1
         assert all((order == other).mean() < 0.02 for other in orders[:n])

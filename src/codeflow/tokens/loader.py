@@ -142,20 +142,17 @@ class Loader:
         """Return set names (R,) and row numbers (R,) in their sets of the global rows of one step."""
         stretch = next(s for s in reversed(self._stretches) if s.first_row <= step * self.plan.batch_rows)
         which, before = stretch.deal.at(rows - stretch.first_row)
-        taken = stretch.taken[which] + before
         names = tuple(stretch.deal.names[index] for index in which.tolist())
-        numbers = np.empty(len(rows), np.int64)
-        for name in dict.fromkeys(names):
-            mine = np.array([other == name for other in names])
-            n_rows = self._sets[name].n_rows
-            epochs, places = np.divmod(taken[mine], n_rows)
-            if name in self.plan.once and epochs.any():
+        n_rows = np.array([self._sets[name].n_rows for name in names], np.int64)
+        keys = np.array([self._keys[name] for name in names], np.uint64)
+        epochs, places = np.divmod(stretch.taken[which] + before, n_rows)
+        for name, epoch in zip(names, epochs.tolist(), strict=True):
+            if epoch and name in self.plan.once:
                 raise UserError(
-                    f"set '{name}' must be seen once, but its {n_rows} rows are used up at step {step}; "
+                    f"set '{name}' must be seen once, but its {self._sets[name].n_rows} rows end at step {step}; "
                     "lower its weight or train fewer steps"
                 )
-            numbers[mine] = permuted(places, epochs, n_rows, self._keys[name])
-        return names, numbers
+        return names, permuted(places, epochs, n_rows, keys)
 
     def describe(self, steps: int) -> dict[str, SetUse]:
         """Return what the first `steps` steps take from each set: rows, tokens, epochs."""
@@ -207,26 +204,30 @@ def _places(indices: Mapping[Path, TokenIndex], wanted: Sequence[str], context_t
     return places
 
 
-def permuted(places: NDArray[np.int64], epochs: NDArray[np.int64], n_rows: int, key: int) -> NDArray[np.int64]:
-    """Return where each place 0..n_rows-1 goes in its epoch's permutation, each computed by itself.
+def permuted(
+    places: NDArray[np.int64], epochs: NDArray[np.int64], n_rows: NDArray[np.int64], keys: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Return where each place (R,) goes in the permutation of 0..n_rows-1 (R,) of its epoch (R,) and key (R,).
 
-    A Feistel network permutes the next power of 4; a result beyond `n_rows` is sent through again until it lies within.
+    Each is computed by itself: a Feistel network permutes the next power of 4, and a result beyond `n_rows` is sent
+    through again until it lies within (less than 4 rounds on average).
     """
-    half_bits = max(1, ((n_rows - 1).bit_length() + 1) // 2)
-    values, keys = places.astype(np.uint64), _mix(epochs.astype(np.uint64) + (np.uint64(key) << np.uint64(32)))
+    limits, values = n_rows.astype(np.uint64), places.astype(np.uint64)
+    half_bits = np.array([max(1, ((n - 1).bit_length() + 1) // 2) for n in n_rows.tolist()], np.uint64)
+    keys = _mix(epochs.astype(np.uint64) + (keys << np.uint64(32)))
     values = _feistel(values, keys, half_bits)
-    while (outside := values >= n_rows).any():
-        values[outside] = _feistel(values[outside], keys[outside], half_bits)
+    while (outside := values >= limits).any():
+        values[outside] = _feistel(values[outside], keys[outside], half_bits[outside])
     return values.astype(np.int64)
 
 
-def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half_bits: int) -> NDArray[np.uint64]:
-    bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> bits, values & mask
+def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half_bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = values >> half_bits, values & mask
     for round_number in range(_FEISTEL_ROUNDS):
         mixed = _mix(right + keys + np.uint64(round_number * 0x9E3779B97F4A7C15 % 2**64))
         left, right = right, left ^ (mixed & mask)
-    return (left << bits) | right
+    return (left << half_bits) | right
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

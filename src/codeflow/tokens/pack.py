@@ -153,7 +153,8 @@ def _pack_set(name: str, encoded: list[Path], config: PackConfig, tokenizer: Tok
     sums = {"n_rows": 0, "n_tokens": 0, "n_documents": 0, "n_pieces": 0, "n_loss_tokens": 0, "hash": 0}
     shards: list[ShardIndex] = []
     for group in _groups(name, encoded, config.group_tokens):
-        part = _pack_group(group, config, tokenizer, output)
+        tokens, lengths = _read_group(group)
+        part = pack_group(output / group.name, tokens, lengths, tokenizer.line_end_ids, config)
         shards.append(ShardIndex(name=group.name, n_rows=part["n_rows"]))
         sums = {key: value + part[key] for key, value in sums.items()}
     places = sums["n_rows"] * config.context_tokens
@@ -176,24 +177,37 @@ def _groups(name: str, encoded: list[Path], group_tokens: int) -> list[_Group]:
     return [_Group(f"{name}-{n:05d}", tuple(paths)) for n, paths in enumerate(groups)]
 
 
-def _pack_group(group: _Group, config: PackConfig, tokenizer: Tokenizer, output: Path) -> dict[str, int]:
+def _read_group(group: _Group) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     import numpy as np
-
-    from codeflow.tokens.best_fit import cut_documents, multiset_hash
 
     tokens = np.concatenate([np.fromfile(path.with_suffix(".tokens"), np.uint32) for path in group.encoded])
     lengths = np.concatenate([np.fromfile(path.with_suffix(".lengths"), np.int64) for path in group.encoded])
     assert lengths.sum() == len(tokens), f"{group.name}: lengths and tokens of the encoded files disagree"
-    offsets, sizes = cut_documents(
-        tokens, lengths, tokenizer.line_end_ids, config.context_tokens, config.cut_slack_tokens
-    )
-    rows, n_rows = place_pieces(sizes, config.context_tokens, _row_seed(config.seed, group.name))
+    return tokens, lengths
+
+
+def pack_group(
+    stem: Path,
+    tokens: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    line_end: NDArray[np.bool_],
+    config: PackConfig,
+) -> dict[str, int]:
+    """Pack encoded documents (`lengths`, in order in `tokens`; bit 31 = trained on) into the token shard `stem`.
+
+    `line_end` (vocab_size,) says after which tokens a long document may be cut. Returns what was written, as counted
+    in the files: n_rows, n_tokens, n_documents, n_pieces, n_loss_tokens and the hash of the token multiset.
+    """
+    import numpy as np
+
+    from codeflow.tokens.best_fit import cut_documents, multiset_hash
+
+    offsets, sizes = cut_documents(tokens, lengths, line_end, config.context_tokens, config.cut_slack_tokens)
+    rows, n_rows = place_pieces(sizes, config.context_tokens, _row_seed(config.seed, stem.name))
     order = np.argsort(rows, kind="stable")
-    pieces = (offsets[order], sizes[order], rows[order])
-    _write_rows(output / group.name, tokens, pieces, n_rows, config.context_tokens)
-    written = _read_back(output / group.name, n_rows, config.context_tokens, len(tokens))
-    expected = int(multiset_hash(tokens))
-    assert written["hash"] == expected, f"{group.name}: the rows do not hold the tokens that were encoded"
+    _write_rows(stem, tokens, (offsets[order], sizes[order], rows[order]), n_rows, config.context_tokens)
+    written = _read_back(stem, n_rows, config.context_tokens)
+    assert written["hash"] == int(multiset_hash(tokens)), f"{stem}: the rows do not hold the tokens that were encoded"
     return {**written, "n_documents": len(lengths), "n_pieces": len(sizes)}
 
 
@@ -239,7 +253,7 @@ def _write_rows(
             flags.tofile(flags_file)
 
 
-def _read_back(stem: Path, n_rows: int, context_tokens: int, n_tokens: int) -> dict[str, int]:
+def _read_back(stem: Path, n_rows: int, context_tokens: int) -> dict[str, int]:
     """Measure the files just written: tokens without padding, loss tokens, multiset hash."""
     import numpy as np
 
