@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from codeflow.core.manifest import Manifest
     from codeflow.transform import fingerprints
 
-_POOL_FROM_BYTES = 16 * 2**20  # of compressed Parquet
 _POOL_FROM_DOCUMENTS, _POOL_FROM_CANDIDATES = 200_000, 20_000
 
 KeepCriterion = Literal["quality", "age", "path"]
@@ -63,14 +62,10 @@ class NearConfig(Config):
     threshold: float = Field(default=0.8, gt=0.0, le=1.0)  # a pair at or above it is a near-duplicate
     n_tokens: int = Field(default=5, ge=1, le=64)
     n_permutations: int = Field(default=128, ge=1, le=4096)  # at most so many; bands and rows follow from `threshold`
-    band_recall: float = Field(
-        default=0.99, gt=0.0, lt=1.0
-    )  # share of pairs at exactly `threshold` that become candidates
+    band_recall: float = Field(default=0.99, gt=0.0, lt=1.0)  # share of pairs at `threshold` that become candidates
     rule: Literal["cover", "component"] = "cover"  # see near_dedup.choose
     bucket_reach: int = Field(default=128, ge=1)  # neighbours that a document is paired with in one crowded bucket
-    partition_entries: int = Field(
-        default=4_000_000, ge=1
-    )  # band keys (16 bytes each) that one process holds at a time
+    partition_entries: int = Field(default=4_000_000, ge=1)  # band keys (16 bytes each) held at a time
 
     @model_validator(mode="after")
     def _banding_exists(self) -> NearConfig:
@@ -95,7 +90,7 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: 
     from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
     from codeflow.execute.local import run_shards
     from codeflow.transform import decisions, exact_dedup
-    from codeflow.transform.fingerprints import shard_jobs, sign_shard
+    from codeflow.transform.fingerprints import shard_jobs, sign_shard, workers_for
 
     source = inputs["documents"]
     require_kind(source, ["documents"])
@@ -104,7 +99,7 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: 
     def jobs(step: str) -> list[fingerprints.ShardJob]:
         return shard_jobs(step, source, config, scratch, output)
 
-    by_size = workers or _workers_for(source)
+    by_size = workers or workers_for(source)
     signing = jobs("sign")
     n_documents = signing[-1].stop
     run_shards(sign_shard, signing, output, "sign", by_size)
@@ -132,11 +127,6 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: 
     decisions.write_decisions(clusters, signing, scratch)
     counts += run_shards(decisions.write_shard, jobs("write"), output, "write", by_size)
     return seal(output, counts, metrics)
-
-
-def _workers_for(source: Path) -> int | None:
-    """A small corpus is done before a pool of processes has started."""
-    return _inline_below(sum(path.stat().st_size for path in source.glob("documents-*.parquet")), _POOL_FROM_BYTES)
 
 
 def _inline_below(n: int, enough: int) -> int | None:

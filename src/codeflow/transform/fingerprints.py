@@ -31,6 +31,7 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 ROWS_PER_GROUP = 1024
+_POOL_FROM_BYTES = 16 * 2**20  # of compressed Parquet
 _WHITE_SPACE = b" \t\n\r\f\v"
 _DIGEST_BYTES = 16
 
@@ -68,6 +69,12 @@ def shard_jobs(step: str, source: Path, config: DedupConfig, scratch: Path, outp
     if not jobs:
         raise UserError(f"{source} has no documents-*.parquet; run the stage that makes it first")
     return jobs
+
+
+def workers_for(source: Path) -> int | None:
+    """Return 1 for a corpus so small that it is done before a pool of processes has started, else None (all cores)."""
+    n_bytes = sum(path.stat().st_size for path in shards(source, "documents"))
+    return 1 if n_bytes < _POOL_FROM_BYTES else None
 
 
 def text_batches(path: Path, columns: list[str]) -> Iterator[tuple[dict[str, Any], UInt8, Int64]]:

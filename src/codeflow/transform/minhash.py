@@ -51,9 +51,10 @@ def _byte_classes() -> UInt8:
 
 
 BYTE_CLASSES = _byte_classes()  # 0 white space, 1 word, 2 other
+WORD_CLASSES = np.where(BYTE_CLASSES == 1, np.uint8(1), np.uint8(0))  # only words are tokens
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with numba, keeping machine code on disk where some folder can be written, and without where none can."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -86,7 +87,7 @@ def _splitmix(index: int) -> int:
     return z ^ (z >> 31)
 
 
-@_compiled
+@compiled
 def _tokenise(data, position, end, state, previous, classes, tokens, filled):
     """Append token hashes until the bytes or the room end; return (position, state, previous class, filled).
 
@@ -105,7 +106,7 @@ def _tokenise(data, position, end, state, previous, classes, tokens, filled):
     return position, state, previous, filled
 
 
-@_compiled
+@compiled
 def _next_tokens(data, position, end, state, previous, classes, tokens, carried):
     """Fill `tokens` behind the `carried` ones; return (position, state, previous class, filled, finished)."""
     position, state, previous, filled = _tokenise(data, position, end, state, previous, classes, tokens, carried)
@@ -118,7 +119,7 @@ def _next_tokens(data, position, end, state, previous, classes, tokens, carried)
     return position, state, previous, filled, position == end and previous == 0
 
 
-@_compiled
+@compiled
 def _roll(tokens, filled, n_tokens, drop, whole, shingles):
     """Write the hash of every run of `n_tokens` tokens; return their number. `drop` is _ROLL ** (n_tokens - 1).
 
@@ -143,7 +144,7 @@ def _roll(tokens, filled, n_tokens, drop, whole, shingles):
     return count
 
 
-@_compiled
+@compiled
 def _carry(tokens, filled, n_tokens):
     """Move the tokens that the next block's first shingles need to the front; return their number."""
     kept = min(n_tokens - 1, filled)
@@ -152,7 +153,7 @@ def _carry(tokens, filled, n_tokens):
     return kept
 
 
-@_compiled
+@compiled
 def _lower(shingles, count, points, factors, terms, signature):
     """Lower the signature by the block's shingles, several at a visit. `points` is room for 32-bit hashes.
 
@@ -175,7 +176,7 @@ def _lower(shingles, count, points, factors, terms, signature):
             signature[j] = min(signature[j], min(min(x, y), min(z, w)))
 
 
-@_compiled
+@compiled
 def _sign(data, offsets, n_tokens, drop, classes, factors, terms, signatures):
     tokens = np.empty(_BLOCK + n_tokens, np.uint64)
     shingles = np.empty(_BLOCK + n_tokens, np.uint64)
@@ -193,7 +194,7 @@ def _sign(data, offsets, n_tokens, drop, classes, factors, terms, signatures):
             whole = False
 
 
-@_compiled
+@compiled
 def _shingle(data, start, end, n_tokens, drop, classes, out):
     tokens = np.empty(_BLOCK + n_tokens, np.uint64)
     position, state, previous, carried, whole, finished, n = start, _START, np.uint8(0), 0, True, False, 0
@@ -207,7 +208,16 @@ def _shingle(data, start, end, n_tokens, drop, classes, out):
     return n
 
 
-@_compiled
+@compiled
+def _shingle_all(data, offsets, n_tokens, drop, classes, out, out_offsets):
+    n = 0
+    for d in range(offsets.size - 1):
+        n += _shingle(data, offsets[d], offsets[d + 1], n_tokens, drop, classes, out[n:])
+        out_offsets[d + 1] = n
+    return n
+
+
+@compiled
 def _intersection(left, right):
     i, j, n = 0, 0, 0
     while i < left.size and j < right.size:
@@ -218,7 +228,7 @@ def _intersection(left, right):
     return n
 
 
-@_compiled
+@compiled
 def _band_keys(signatures, n_bands, n_rows, keys):
     for d in range(signatures.shape[0]):
         for band in range(n_bands):
@@ -229,26 +239,50 @@ def _band_keys(signatures, n_bands, n_rows, keys):
             keys[band, d] = x
 
 
-def signatures(data: UInt8, offsets: npt.NDArray[np.integer[Any]], functions: Permutations, n_tokens: int) -> UInt32:
+def signatures(
+    data: UInt8,
+    offsets: npt.NDArray[np.integer[Any]],
+    functions: Permutations,
+    n_tokens: int,
+    classes: UInt8 = BYTE_CLASSES,
+) -> UInt32:
     """Return the MinHash signatures (D, K) of D texts that lie one behind another in `data`.
 
     Text d is `data[offsets[d] : offsets[d + 1]]`, as in an Arrow string column.
     """
     out = np.full((offsets.size - 1, functions.factors.size), np.iinfo(np.uint32).max, np.uint32)
-    _sign(data, _int64(offsets), n_tokens, _drop(n_tokens), BYTE_CLASSES, functions.factors, functions.terms, out)
+    _sign(data, _int64(offsets), n_tokens, _drop(n_tokens), classes, functions.factors, functions.terms, out)
     return out[:, : functions.n]
 
 
-def shingle_hashes(text: bytes | memoryview | UInt8, n_tokens: int) -> UInt64:
+def shingle_batch(
+    data: UInt8, offsets: npt.NDArray[np.integer[Any]], n_tokens: int, classes: UInt8 = BYTE_CLASSES
+) -> tuple[UInt64, Int64]:
+    """Return the shingle hashes of D texts (see `signatures`), one text behind another, and their offsets (D + 1,)."""
+    out = np.empty(int(offsets[-1] - offsets[0]) + offsets.size, np.uint64)
+    out_offsets = np.zeros(offsets.size, np.int64)
+    n = _shingle_all(data, _int64(offsets), n_tokens, _drop(n_tokens), classes, out, out_offsets)
+    return out[:n], out_offsets
+
+
+def shingle_hashes(text: bytes | memoryview | UInt8, n_tokens: int, classes: UInt8 = BYTE_CLASSES) -> UInt64:
     """Return the 64-bit hashes (S,) of a text's shingles in order of the text, repetitions included."""
     data = np.frombuffer(text, np.uint8)
     out = np.empty(data.size + _BLOCK + n_tokens, np.uint64)
-    return out[: _shingle(data, np.int64(0), np.int64(data.size), n_tokens, _drop(n_tokens), BYTE_CLASSES, out)]
+    return out[: _shingle(data, np.int64(0), np.int64(data.size), n_tokens, _drop(n_tokens), classes, out)]
 
 
 def shingle_set(text: bytes | memoryview | UInt8, n_tokens: int) -> UInt64:
     """Return the sorted distinct 64-bit shingle hashes of a text."""
-    return np.unique(shingle_hashes(text, n_tokens))
+    return distinct(shingle_hashes(text, n_tokens))
+
+
+def distinct(values: UInt64) -> UInt64:
+    """Return the sorted distinct values (several times faster here than numpy.unique)."""
+    ordered = np.sort(values)
+    first = np.ones(ordered.size, bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
 
 
 def jaccard(left: UInt64, right: UInt64) -> float:

@@ -29,6 +29,7 @@ from codeflow.transform.fingerprints import (
     text_batches,
 )
 
+Clusters = list[tuple[int, list[int]]]  # (kept, dropped) numbers
 _HASHES = 1 << 64
 
 
