@@ -12,29 +12,9 @@ from safetensors.torch import load_file, save_file
 from codeflow.core.errors import UserError
 from codeflow.model.config import ModelConfig
 from codeflow.model.huggingface import ExportSettings, load, read_config, save
-from codeflow.model.looped import LoopCoder
+from tests.model.shapes import SHAPE, changed, make_model
 
-SHAPE = ModelConfig(
-    vocab_size=50,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-)
-LOOPED = SHAPE.model_copy(update={"loop_num": 2, "loop_window_size": 4})
-
-
-def _model(config: ModelConfig) -> LoopCoder:
-    model = LoopCoder(config, seed=1)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "gate_projection" in name:
-                parameter.normal_(generator=generator)
-    return model
+LOOPED = changed(loop_num=2, loop_window_size=4)
 
 
 def _rewrite(folder: Path, change) -> None:
@@ -46,7 +26,7 @@ def _rewrite(folder: Path, change) -> None:
 @pytest.mark.parametrize("config", [SHAPE, LOOPED, SHAPE.model_copy(update={"tie_word_embeddings": True})])
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 3000])
 def test_round_trip_is_exact(tmp_path: Path, config: ModelConfig, shard_bytes: int) -> None:
-    model = _model(config)
+    model = make_model(config)
     save(model, tmp_path, ExportSettings(shard_bytes=shard_bytes))
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard_bytes == 3000)
     again = load(tmp_path)
@@ -60,14 +40,14 @@ def test_round_trip_is_exact(tmp_path: Path, config: ModelConfig, shard_bytes: i
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save(_model(LOOPED), tmp_path / name, ExportSettings(dtype="bfloat16"))
+        save(make_model(LOOPED), tmp_path / name, ExportSettings(dtype="bfloat16"))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 
 def test_names_are_the_released_ones(tmp_path: Path) -> None:
-    save(_model(LOOPED), tmp_path, ExportSettings(dtype="bfloat16"))
+    save(make_model(LOOPED), tmp_path, ExportSettings(dtype="bfloat16"))
     tensors = load_file(tmp_path / "model.safetensors")
     layer = [
         "input_layernorm.weight",
@@ -89,7 +69,7 @@ def test_names_are_the_released_ones(tmp_path: Path) -> None:
 
 
 def test_newer_gate_layout_is_read(tmp_path: Path) -> None:
-    model = _model(LOOPED)
+    model = make_model(LOOPED)
     save(model, tmp_path)
 
     def move(tensors: dict[str, torch.Tensor]) -> None:
@@ -103,14 +83,14 @@ def test_newer_gate_layout_is_read(tmp_path: Path) -> None:
 
 
 def test_config_says_what_the_model_is(tmp_path: Path) -> None:
-    save(_model(LOOPED), tmp_path / "loop", ExportSettings(eos_token_ids=(2, 4), bos_token_id=1, pad_token_id=0))
+    save(make_model(LOOPED), tmp_path / "loop", ExportSettings(eos_token_ids=(2, 4), bos_token_id=1, pad_token_id=0))
     tree = json.loads((tmp_path / "loop" / "config.json").read_text())
     assert (tree["model_type"], tree["architectures"]) == ("iquestloopcoder", ["IQuestLoopCoderForCausalLM"])
     assert (tree["loop_num"], tree["loop_window_size"], tree["eos_token_id"]) == (2, 4, [2, 4])
     generation = json.loads((tmp_path / "loop" / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["bos_token_id"], generation["pad_token_id"]) == ([2, 4], 1, 0)
     for kind, architecture in (("llama", "LlamaForCausalLM"), ("iquestcoder", "IQuestCoderForCausalLM")):
-        save(_model(SHAPE), tmp_path / kind, ExportSettings(dense_type=kind))
+        save(make_model(SHAPE), tmp_path / kind, ExportSettings(dense_type=kind))
         tree = json.loads((tmp_path / kind / "config.json").read_text())
         assert (tree["model_type"], tree["architectures"]) == (kind, [architecture])
         assert not {"loop_num", "auto_map"} & tree.keys()
@@ -118,7 +98,7 @@ def test_config_says_what_the_model_is(tmp_path: Path) -> None:
 
 
 def test_wrong_tensors_are_listed_together(tmp_path: Path) -> None:
-    save(_model(LOOPED), tmp_path)
+    save(make_model(LOOPED), tmp_path)
 
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         del tensors["model.gate_projections.1.bias"]
@@ -135,7 +115,7 @@ def test_wrong_tensors_are_listed_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [4, 200, 5000])
 def test_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
-    save(_model(LOOPED), tmp_path)
+    save(make_model(LOOPED), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"model\.safetensors is not a whole safetensors file"):
@@ -144,7 +124,7 @@ def test_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
-    model = _model(LOOPED)
+    model = make_model(LOOPED)
     save(model, tmp_path)
     _rewrite(tmp_path, lambda tensors: tensors["model.norm.weight"].fill_(bad))
     with pytest.raises(UserError, match=r"model\.norm\.weight holds NaN or infinite"):
@@ -158,7 +138,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
 def test_broken_directories_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         load(tmp_path)
-    save(_model(SHAPE), tmp_path, ExportSettings(shard_bytes=3000))
+    save(make_model(SHAPE), tmp_path, ExportSettings(shard_bytes=3000))
     (tmp_path / "model-00002-of-00006.safetensors").unlink(missing_ok=True)
     missing = sorted(tmp_path.glob("model-0000[13]*"))[0]
     missing.unlink()

@@ -9,6 +9,7 @@ Legend: B rows, T positions, C hidden size, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -78,12 +79,14 @@ class LoopCoder(nn.Module):
         positions: Tensor | None = None,
         document_starts: Tensor | None = None,
         checkpoint_blocks: bool = False,
+        keep: Callable[[int, int, KeyValue], None] | None = None,
     ) -> Tensor:
         """Return the hidden states (B, T, C) after the final norm; feed them to `logits` or to `lm_head.weight`.
 
         ids (B, T). `document_starts` (B, T) holds for each position the row index at which its document starts: no
         attention crosses it. `positions` default to counting from there. `checkpoint_blocks` recomputes each block in
-        the backward pass. Raises UserError for rows longer than max_position_embeddings or wrong document_starts.
+        the backward pass. `keep` is called with (loop, layer, keys and values) as they are made.
+        Raises UserError for rows longer than max_position_embeddings or wrong document_starts.
         """
         config = self.config
         if ids.shape[1] > config.max_position_embeddings:
@@ -104,12 +107,14 @@ class LoopCoder(nn.Module):
             return block(x, turn, documents, self.backend, kv, scale)
 
         first: list[KeyValue] = []
-        for block in self.layers:
-            hidden, kv = run(block, hidden, None, 1.0)
-            first.append(kv)
-        for _ in range(config.loop_num - 1):
-            for block, kv in zip(self.layers, first, strict=True):
-                hidden, _local = run(block, hidden, kv, self.second_pass_scale)
+        for loop in range(config.loop_num):
+            for layer, block in enumerate(self.layers):
+                global_kv, scale = (first[layer], self.second_pass_scale) if loop else (None, 1.0)
+                hidden, kv = run(block, hidden, global_kv, scale)
+                if loop == 0:
+                    first.append(kv)
+                if keep:
+                    keep(loop, layer, kv)
         return self.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
