@@ -1,7 +1,7 @@
 """The outside world -> documents: the standard library, installed packages and git repositories (Code-Flow §2).
 
 Everything is listed, every listed file is looked at once, and a sample is drawn by content hash: equal worlds give
-equal samples, and a larger cap gives a larger sample that contains the smaller one. What is read is data: nothing is
+equal samples, and a larger cap adds to the sample (where no repository is favoured). What is read is data: nothing is
 imported, compiled or executed, and git repositories are read at their head, not from their work tree.
 
 A document's tags are "generated", "vendored" and "test" (1 where it holds).
@@ -150,21 +150,23 @@ def _place(item: Found) -> tuple[str, ...]:
 
 
 def _take(items: list[Found], cap_bytes: int, repository_share: float) -> tuple[list[Found], int]:
-    """Take items in order while they fit: first those of repositories, up to their share of the cap, then all."""
-    taken: list[Found] = []
+    """Take items in order until one does not fit: first those of repositories, up to their share, then the rest."""
+    first = [item for item in items if item.candidate.collection.is_git]
+    n_first, n_bytes = _n_fitting(first, int(cap_bytes * repository_share))
+    taken = set(map(id, first[:n_first]))
+    rest = [item for item in items if id(item) not in taken]
+    n_rest, rest_bytes = _n_fitting(rest, cap_bytes - n_bytes)
+    return [*first[:n_first], *rest[:n_rest]], n_bytes + rest_bytes
+
+
+def _n_fitting(items: list[Found], cap_bytes: int) -> tuple[int, int]:
+    """Return how many items from the first on fit into `cap_bytes`, and their bytes."""
     n_bytes = 0
-    rest: list[Found] = []
-    for item in items:
-        if item.candidate.collection.is_git and n_bytes + item.n_bytes <= cap_bytes * repository_share:
-            taken.append(item)
-            n_bytes += item.n_bytes
-        else:
-            rest.append(item)
-    for item in rest:
-        if n_bytes + item.n_bytes <= cap_bytes:
-            taken.append(item)
-            n_bytes += item.n_bytes
-    return taken, n_bytes
+    for n, item in enumerate(items):
+        if n_bytes + item.n_bytes > cap_bytes:
+            return n, n_bytes
+        n_bytes += item.n_bytes
+    return len(items), n_bytes
 
 
 def _shards(chosen: list[Found], shard_bytes: int) -> Iterable[list[Found]]:

@@ -6,6 +6,7 @@ several languages, unknown, or missing.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import PurePosixPath
 
@@ -66,11 +67,15 @@ def _header_language(head: bytes) -> str:
 
 def may_be_known(path: str) -> bool:
     """Say whether a file of this name can be in a language of the project's table; its content is not needed."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return not suffix or suffix in BY_EXTENSION or _extension_language(suffix) in BY_NAME
+
+
+@functools.cache
+def _extension_language(suffix: str) -> str:
     import enry
 
-    pure = PurePosixPath(path)
-    suffix = pure.suffix.lower()
-    return not suffix or suffix in BY_EXTENSION or enry.get_language_by_extension(pure.name)[0] in BY_NAME
+    return enry.get_language_by_extension(f"name{suffix}")[0]
 
 
 def is_generated(path: str, content: bytes) -> bool:

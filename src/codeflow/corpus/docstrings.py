@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 
 _QUOTES = ('"""', "'''")
-_OPENS_BLOCK = re.compile(r":[ \t]*(?:#[^\n]*)?\s*\Z")
+_OPENS_BLOCK = re.compile(r":[ \t]*(?:#.*)?\Z")
 _DEFINES = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.M)
 _ONLY_COMMENTS = re.compile(r"\ufeff?(?:[ \t]*(?:#[^\n]*)?\r?\n)*\Z")
 _LOOK_BACK_CHARACTERS = 2000  # the longest signature that is recognised
@@ -33,6 +33,9 @@ def triple_quoted(source: str) -> Iterator[tuple[int, int, int]]:
         if not found:
             return
         start, quote = min(found)
+        if _is_quoted(source, start, quote):
+            at = start + 3
+            continue
         end = source.find(quote, start + 3)
         while end > 0 and _is_escaped(source, end):
             end = source.find(quote, end + 1)
@@ -40,6 +43,14 @@ def triple_quoted(source: str) -> Iterator[tuple[int, int, int]]:
             return
         yield start, start + 3, end
         at = end + 3
+
+
+def _is_quoted(source: str, start: int, quote: str) -> bool:
+    """Say whether the triple quotes at `start` stand inside an ordinary string or a comment."""
+    other = "'" if quote == '"""' else '"'
+    if source[start - 1 : start] == other and source[start + 3 : start + 4] == other:
+        return True
+    return source.count(other, source.rfind("\n", 0, start) + 1, start) % 2 == 1
 
 
 def _is_escaped(source: str, at: int) -> bool:
@@ -65,7 +76,7 @@ def docstrings(source: str) -> list[str]:
 def _opens(source: str, line: int) -> bool:
     """Say whether the line starting at `line` is the first of a module, class or function."""
     before = source[max(0, line - _LOOK_BACK_CHARACTERS) : line]
-    if _OPENS_BLOCK.search(before[-200:]):
+    if _OPENS_BLOCK.search(before.rstrip().rpartition("\n")[2]):
         return bool(_DEFINES.search(before))
     return line <= _LOOK_BACK_CHARACTERS and bool(_ONLY_COMMENTS.match(before))
 

@@ -172,7 +172,8 @@ def _local_name(folder: Path) -> str:
 
 
 def _check_url(url: str) -> None:
-    scheme = urlsplit(url).scheme if _URL.match(url) else "ssh"
+    helper, double_colon, _ = url.partition("::")  # git would start a program of that name
+    scheme = helper if double_colon else urlsplit(url).scheme if _URL.match(url) else "ssh"
     if scheme not in ("https", "ssh", "file"):
         raise UserError(f"cannot fetch '{url_without_credentials(url)}' by {scheme}; use https, ssh or file")
     if _URL.match(url) and urlsplit(url).password:

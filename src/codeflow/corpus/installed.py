@@ -97,9 +97,8 @@ def package_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
 
 def _collection_of(distribution: importlib.metadata.Distribution) -> Collection:
     metadata = distribution.metadata
-    licence = licence_of_package(
-        metadata.get("License-Expression") or "", metadata.get("License") or "", metadata.get_all("Classifier") or []
-    )
+    expression, stated = ((metadata.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
+    licence = licence_of_package(expression, stated, metadata.get_all("Classifier") or [])
     name, version = metadata["Name"], distribution.version
     return Collection("package", f"{name} {version}", version, licence, "", str(distribution.locate_file("")), False)
 

@@ -1,0 +1,49 @@
+"""Files at a revision are those that git shows."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from codeflow.core.errors import UserError
+from codeflow.corpus.git_files import blob_reader, files_at, tree_entries
+
+
+def test_files_at_any_revision(synthetic_repository: Path) -> None:
+    for revision in ("HEAD", "HEAD~40"):
+        found = dict(files_at(synthetic_repository, revision))
+        assert found
+        for path, content in found.items():
+            name = revision.encode() + b":" + path.encode("utf-8", "surrogateescape")
+            command = [b"git", b"-C", bytes(synthetic_repository), b"show", name]
+            shown = subprocess.run(command, capture_output=True, check=True).stdout
+            assert shown == content
+    assert "vendor/dates" not in found
+    some = dict(files_at(synthetic_repository, "HEAD", ["README.md", "no such file"]))
+    assert list(some) == ["README.md"]
+
+
+def test_unknown_revision(synthetic_repository: Path) -> None:
+    with pytest.raises(UserError, match="no revision 'nothing'"):
+        list(tree_entries(synthetic_repository, "nothing"))
+    with pytest.raises(UserError, match="no revision '--help'"):
+        list(tree_entries(synthetic_repository, "--help"))
+
+
+def test_missing_large_and_many_objects(synthetic_repository: Path) -> None:
+    entries = [e for e in tree_entries(synthetic_repository) if e.n_bytes]
+    large = max(entries, key=lambda e: e.n_bytes)
+    shas = ["0" * 39 + "1", large.sha, *(e.sha for e in entries)] * 60
+    with blob_reader(synthetic_repository) as reader:
+        answers = list(reader.read(shas, large.n_bytes - 1))
+    assert [sha for sha, _, _ in answers] == shas
+    assert answers[0][1:] == (-1, None)
+    assert answers[1][1:] == (large.n_bytes, None)
+    assert all(data is None or len(data) == n for _, n, data in answers)
+
+
+def test_a_reader_left_early_ends(synthetic_repository: Path) -> None:
+    for _ in range(3):
+        assert next(iter(tree_entries(synthetic_repository)))
