@@ -19,6 +19,11 @@ _BOT = re.compile(
     r"^(?:Automatic|Automated|Auto[- ])\s?(?:update|commit|merge|sync|generated)|^Translated using Weblate",
     re.I | re.M,
 )
+_RELEASE = re.compile(
+    r"^(?:(?:bump|start|set|update|prepare|begin|tag|new)\s+(?:the\s+)?(?:for\s+)?(?:version|release)\b|"
+    r"(?:release|version)\s+(?:version\s+)?v?\d|v?\d+\.\d+(?:\.\d+)?\S*$)",
+    re.I,
+)
 _TRAILER = re.compile(r"^(?:[A-Z][\w-]+-by|Change-Id|Reviewed-on|git-svn-id|Fixes|Closes|Refs?|PR-URL|See|Cc):\s", re.I)
 _EMPTY_WORDS = frozenset(
     re.findall(
@@ -35,7 +40,9 @@ _FULL_BODY_WORDS = 25
 
 
 def noise(message: str) -> str:
-    """Return why a commit of this message is no development step of its own ("merge", "bot", "revert"), or "".
+    """Return why a commit of this message is no development step of its own, or "".
+
+    The reasons are "merge", "bot", "revert" and "release".
 
     A merged pull request that carries its title is one: its own text describes a whole iteration.
     """
@@ -45,7 +52,7 @@ def noise(message: str) -> str:
         return "revert"
     if _MERGE.match(message) and not (_PULL_REQUEST.match(message) and len(described(message).split()) >= 3):
         return "merge"
-    return ""
+    return "release" if _RELEASE.match(described(message)) else ""
 
 
 def described(message: str) -> str:

@@ -60,7 +60,7 @@ class EvolutionConfig(Config):
     limits: SpanLimits = SpanLimits()
     targets: SpanTargets = SpanTargets()
     weights: ScoreWeights = ScoreWeights()
-    min_score: float = Field(default=0.5, ge=0, le=1)
+    min_score: float = Field(default=0.55, ge=0, le=1)
     max_triplets_per_repository: int = Field(default=1000, ge=1)
     allow_overlap: bool = False  # True: spans of one repository may share commits
 

@@ -366,12 +366,15 @@ def _subsystem(paths: frozenset[str]) -> str:
 
 
 def _coherence(commits: list[Commit]) -> float:
-    """Rate 0..1 how much each commit goes on with the files, or at least the folders, of the one before."""
+    """Rate 0..1 how much each commit goes on with the code files, or at least the folders, of the one before.
+
+    Only code counts: a changelog or a version file is touched by whatever happens.
+    """
     if len(commits) == 1:
         return 0.6  # nothing to cohere: between work on one thing and work on unrelated ones
     shared: list[float] = []
     for left, right in itertools.pairwise(commits):
-        a, b = ({change.path for change in commit.changes} for commit in (left, right))
+        a, b = ({change.path for change in commit.changes if is_code(change.path)} for commit in (left, right))
         folders = {_folder(path, 9) for path in a} & {_folder(path, 9) for path in b}
         shared.append(1.0 if a & b else 0.5 if folders else 0.0)
     return sum(shared) / len(shared)
