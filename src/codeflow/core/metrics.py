@@ -24,9 +24,13 @@ class MetricsLog:
         """Append one row; the operating system has it when this returns."""
         self._file.write(_line({"step": step, **values}))
 
+    def sync(self) -> None:
+        """Return when all rows are on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Sync and close the file."""
-        os.fsync(self._file.fileno())
+        self.sync()
         self._file.close()
 
 

@@ -1,0 +1,60 @@
+"""The world of processes and the device mesh over it. One process without torchrun is a world like any other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from codeflow.parallel.config import MeshConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all, and the mesh they form."""
+
+    rank: int
+    n_ranks: int
+    mesh: DeviceMesh  # axes "data" (replicas) and "shard" (parts of one replica)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes what all share."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        dist.barrier()
+
+    def sum(self, *values: float) -> list[float]:
+        """Return each value summed over all processes, in double precision."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+@contextmanager
+def world(config: MeshConfig) -> Iterator[World]:
+    """Join the processes that torchrun started, or form a world of one without any network port.
+
+    A process group that the caller has already made is used and left alone. Raises UserError when the mesh sizes do
+    not fit the number of processes.
+    """
+    ours = not dist.is_initialized()
+    if ours and "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    elif ours:
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        n_ranks = dist.get_world_size()
+        mesh = init_device_mesh("cpu", config.sizes(n_ranks), mesh_dim_names=("data", "shard"))
+        yield World(dist.get_rank(), n_ranks, mesh)
+    finally:
+        if ours:
+            dist.destroy_process_group()

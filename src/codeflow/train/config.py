@@ -1,0 +1,80 @@
+"""The configuration of a training phase (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from codeflow.core.config import Config
+from codeflow.model.config import ModelConfig
+from codeflow.parallel.config import MeshConfig
+
+
+class ScheduleConfig(Config):
+    """Factors on the learning rates over one phase: warm-up, a stable part, and a decay at the end.
+
+    A warm-up-stable-decay schedule may span phases: the first warms up and holds, the last decays.
+    """
+
+    warmup_fraction: float = Field(default=0.0, ge=0, le=1)  # of the phase's steps: from 0 to `start_factor`
+    start_factor: float = Field(default=1.0, ge=0)
+    end_factor: float = Field(default=1.0, ge=0)
+    decay_fraction: float = Field(default=0.0, ge=0, le=1)  # of the phase's steps: `start_factor` to `end_factor`
+    shape: Literal["linear", "cosine", "square_root"] = "linear"
+
+    @model_validator(mode="after")
+    def _fits(self) -> ScheduleConfig:
+        if self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"warmup_fraction={self.warmup_fraction} + decay_fraction={self.decay_fraction} exceed 1; lower one"
+            )
+        return self
+
+
+class OptimizerConfig(Config):
+    """Muon for the matrices inside the layers, AdamW for embeddings, output head, norms and gates."""
+
+    muon_learning_rate: float = Field(default=0.02, ge=0)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    muon_iterations: int = Field(default=5, ge=1)
+    muon_weight_decay: float = Field(default=0.0, ge=0)
+    adamw_learning_rate: float = Field(default=3e-3, ge=0)
+    adamw_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adamw_beta2: float = Field(default=0.95, ge=0, lt=1)
+    adamw_epsilon: float = Field(default=1e-8, gt=0)
+    adamw_weight_decay: float = Field(default=0.0, ge=0)  # of embeddings and head; norms and gates never decay
+    clip_norm: float = Field(default=1.0, gt=0)  # the gradient's norm is cut to this
+
+
+class TrainConfig(Config):
+    """One phase of training. `model` is given for the first phase; later ones take the shape of their parent."""
+
+    phase: str = "general"
+    model: ModelConfig | None = None  # None: a parent is given
+    steps: int = Field(default=100, ge=1)
+    batch_rows: int = Field(default=8, ge=1)  # rows of one update, over all processes
+    micro_rows: int | None = Field(default=None, ge=1)  # rows of one backward pass per process; None: all at once
+    mixture: dict[str, float] = Field(default_factory=lambda: {"general": 1.0})  # set -> weight
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    inherit_optimizer: bool = True  # go on with the parent's momenta
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the working copy; masters and optimizer state are fp32
+    z_loss: float = Field(default=0.0, ge=0)  # weight of logsumexp(logits)**2
+    loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time
+    checkpoint_blocks: bool = False  # compute blocks again in the backward pass instead of keeping activations
+    max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped for a loss that is not finite
+    validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on
+    validation_every_steps: int | None = Field(default=None, ge=1)  # None: at start and end only
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+    keep: int = Field(default=2, ge=1)  # checkpoints that stay on disk while training
+    n_threads: int | None = Field(default=None, ge=1)  # None: the cores that this process may use
+    mesh: MeshConfig = MeshConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("mixture")
+    @classmethod
+    def _weights(cls, mixture: dict[str, float]) -> dict[str, float]:
+        if not mixture or min(mixture.values()) < 0 or sum(mixture.values()) <= 0:
+            raise ValueError("give at least one set a weight above 0, as in {'code': 1.0}")
+        return mixture

@@ -1,0 +1,141 @@
+"""Muon for the matrices inside the layers, fused AdamW for everything else; fp32 masters, state by parameter name.
+
+Muon (Jordan et al. 2024): the Nesterov momentum of a matrix is replaced by the nearest semi-orthogonal one, found by a
+quintic Newton-Schulz iteration whose coefficients trade exactness (singular values end within about 0.7 .. 1.2) for
+speed. The update is scaled by sqrt(max(1, rows / columns)), so that a learning rate means the same change of a layer's
+output (root mean square) for every shape.
+
+Sharded masters: a momentum is gathered, made orthogonal on every process alike, and each keeps its own part.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from codeflow.parallel.place import laid_out_like, whole
+from codeflow.train.config import OptimizerConfig
+
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_SMALL = 1e-7
+
+
+def orthogonalise(matrices: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    """Return about U V^T of each matrix's U S V^T: (N, rows, columns) fp32 in and out, computed in `dtype`."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.float32) + _SMALL).to(dtype)
+    a, b, c = _QUINTIC
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon:
+    """Momentum, orthogonalisation and update of a set of named matrices."""
+
+    def __init__(self, matrices: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype) -> None:
+        self._matrices, self._config, self._dtype = dict(matrices), config, dtype
+        self.momenta = {name: torch.zeros_like(matrix) for name, matrix in self._matrices.items()}
+        self._by_shape: dict[tuple[int, int], list[str]] = defaultdict(list)
+        for name, matrix in self._matrices.items():
+            rows, columns = matrix.shape
+            self._by_shape[rows, columns].append(name)
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Update all matrices from their gradients with the learning rate times `factor`."""
+        config = self._config
+        rate = config.muon_learning_rate * factor
+        for (rows, columns), names in self._by_shape.items():
+            directions = orthogonalise(
+                torch.stack([whole(self._nesterov(name)) for name in names]), config.muon_iterations, self._dtype
+            )
+            scale = max(1.0, rows / columns) ** 0.5
+            for name, direction in zip(names, directions, strict=True):
+                matrix = self._matrices[name]
+                matrix.mul_(1 - rate * config.muon_weight_decay)
+                matrix.add_(laid_out_like(direction, matrix), alpha=-rate * scale)
+
+    def _nesterov(self, name: str) -> Tensor:
+        gradient = self._matrices[name].grad
+        assert gradient is not None, f"{name} has no gradient"
+        momentum = self.momenta[name].lerp_(gradient, 1 - self._config.muon_momentum)
+        return gradient.lerp(momentum, self._config.muon_momentum)
+
+
+class Optimizer:
+    """Both optimizers over one set of named masters."""
+
+    def __init__(self, masters: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype) -> None:
+        """`dtype` is the precision of Muon's iteration; masters and state stay in fp32."""
+        self._masters, self._config = dict(masters), config
+        self.updates = 0
+        matrices = {name: master for name, master in masters.items() if is_matrix(name, master)}
+        self._muon = Muon(matrices, config, dtype)
+        others = {name: master for name, master in masters.items() if name not in matrices}
+        decaying = [master for name, master in others.items() if _is_table(name, master)]
+        fixed = [master for name, master in others.items() if not _is_table(name, master)]
+        groups = [(decaying, config.adamw_weight_decay), (fixed, 0.0)]
+        self._adamw = torch.optim.AdamW(
+            [{"params": members, "weight_decay": decay} for members, decay in groups if members],
+            lr=config.adamw_learning_rate,
+            betas=(config.adamw_beta1, config.adamw_beta2),
+            eps=config.adamw_epsilon,
+            fused=True,
+        )
+        self._others = others
+        for master in others.values():  # made here and not in the first step, so that a checkpoint can be read into it
+            self._adamw.state[master] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+
+    def gradients(self) -> list[Tensor]:
+        """Return the masters' gradients."""
+        return [master.grad for master in self._masters.values() if master.grad is not None]
+
+    def step(self, factor: float, gradient_factor: float) -> None:
+        """Multiply the gradients by `gradient_factor` (clipping) and update with the learning rates times `factor`."""
+        if gradient_factor != 1.0:
+            for gradient in self.gradients():
+                gradient.mul_(gradient_factor)
+        self._muon.step(factor)
+        for group in self._adamw.param_groups:
+            group["lr"] = self._config.adamw_learning_rate * factor
+        self._adamw.step()
+        self.updates += 1
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients."""
+        for master in self._masters.values():
+            master.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state by name, to be saved or read into; `updates` is not in it."""
+        state = {f"muon.momentum.{name}": momentum for name, momentum in self._muon.momenta.items()}
+        for name, master in self._others.items():
+            state[f"adamw.average.{name}"] = self._adamw.state[master]["exp_avg"]
+            state[f"adamw.square.{name}"] = self._adamw.state[master]["exp_avg_sq"]
+        return state
+
+    def resume(self, updates: int) -> None:
+        """Set the number of updates done, after `tensors` have been read into."""
+        self.updates = updates
+        for state in self._adamw.state.values():
+            state["step"].fill_(float(updates))
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Say whether Muon takes this parameter: a matrix of a layer that maps hidden states to hidden states."""
+    return parameter.ndim == 2 and name.startswith("layers.") and "gate_projection" not in name
+
+
+def _is_table(name: str, parameter: Tensor) -> bool:
+    """Say whether this is the embedding or the output head, which may decay; norms and gates never do."""
+    return parameter.ndim == 2 and not name.startswith("layers.")

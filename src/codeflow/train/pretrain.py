@@ -1,0 +1,310 @@
+"""One phase of pre-training: general, code, annealing are configurations of it (Code-Flow §1).
+
+    run(config, {tokens, tokenizer, [parent]}, output) -> checkpoint artifact
+        model/           Hugging Face directory with tokenizer.json
+        state/           masters, optimizer state, step: what a child phase goes on from
+        metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
+
+Works alone or under torchrun (every process calls `run`). A run that was killed goes on from its last good checkpoint and
+gives the same losses and the same bytes as an undisturbed one with equal threads and processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codeflow.core.config import validate
+from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
+from codeflow.core.metrics import read_metrics
+from codeflow.core.progress import say
+from codeflow.core.storage import remove_tree, write_bytes
+from codeflow.execute.local import default_workers
+from codeflow.model import huggingface
+from codeflow.model.config import ModelConfig
+from codeflow.model.looped import LoopCoder
+from codeflow.parallel import checkpoint
+from codeflow.parallel.checkpoint import Complete
+from codeflow.parallel.mesh import World, world
+from codeflow.parallel.place import place, whole
+from codeflow.tokens.special import BOS, END_OF_TEXT, IM_END, PAD, SPECIAL_IDS
+from codeflow.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
+from codeflow.train import schedule
+from codeflow.train.allocator import kept_memory
+from codeflow.train.config import TrainConfig
+from codeflow.train.loop import StepReport, Trainee, held_out_loss, train_step
+from codeflow.train.losses import NextToken, Objective, TensorBatch
+from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
+from codeflow.train.optimizer import Optimizer
+from codeflow.train.rows import TrainingRows, training_rows
+
+STATE, MODEL, CHECKPOINTS = "state", "model", "checkpoints"
+_TAIL_STEPS = 10  # of the mean in the manifest
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a phase starts from."""
+
+    model: ModelConfig
+    tokens: int  # trained on in earlier phases
+    state: Path | None  # of the parent
+    complete: Complete | None
+
+
+@dataclass
+class _Progress:
+    """What changes from step to step beside the tensors."""
+
+    step: int
+    tokens: int
+    skipped_in_a_row: int = 0
+
+
+def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Train one phase on `inputs["tokens"]`, from `inputs["parent"]` if given.
+
+    Raises UserError for a mixture, model or parent that does not fit the tokens, InfrastructureError when more than
+    `max_skips` updates in a row were not finite.
+    """
+    with world(config.mesh) as here, kept_memory(), _threads(config.n_threads):
+        rows = training_rows(inputs["tokens"], config.mixture, config.batch_rows, config.validation_rows, config.seed)
+        origin = _origin(config, inputs, here)
+        _check_fit(origin.model, rows, inputs)
+        phase = _Phase(config, rows, origin, here, output)
+        phase.train()
+        weights = {name: whole(master.detach()) for name, master in phase.trainee.placed.masters.items()}
+        if here.is_first:
+            _finish(phase, weights, inputs, output)
+        here.barrier()
+        return read_manifest(output)
+
+
+def _origin(config: TrainConfig, inputs: Mapping[str, Path], here: World) -> _Origin:
+    """Return the model's shape and the parent's state. Raises UserError when both or none are given."""
+    parent = inputs.get("parent")
+    if parent is None:
+        if config.model is None:
+            raise UserError(f"phase '{config.phase}' has neither a model nor a parent; set model or give a parent")
+        return _Origin(config.model, 0, None, None)
+    if config.model is not None:
+        raise UserError(f"phase '{config.phase}' has a model and a parent; set model=null, the parent's shape is used")
+    found = checkpoint.newest([parent / STATE], here)
+    if found is None:
+        raise UserError(f"{parent / STATE} is no good checkpoint; delete {parent} to have it made again")
+    state, complete = found
+    model = validate(ModelConfig, complete.about["model"], origin=str(state))
+    return _Origin(model, int(complete.about["tokens"]), state, complete)
+
+
+def _check_fit(model: ModelConfig, rows: TrainingRows, inputs: Mapping[str, Path]) -> None:
+    model.check_vocabulary(rows.vocab_size)
+    fingerprint = Tokenizer.load(inputs["tokenizer"]).fingerprint
+    if fingerprint != rows.tokenizer_fingerprint:
+        raise UserError(f"{inputs['tokens']} was packed with another tokenizer than {inputs['tokenizer']}; pack again")
+    if rows.plan.context_tokens > model.max_position_embeddings:
+        raise UserError(
+            f"rows of {rows.plan.context_tokens} tokens exceed max_position_embeddings="
+            f"{model.max_position_embeddings}; raise it or pack shorter rows"
+        )
+
+
+@contextmanager
+def _threads(n_threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads or default_workers())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Phase:
+    """One phase on this process: the trainee, its rows and its place on disk."""
+
+    def __init__(self, config: TrainConfig, rows: TrainingRows, origin: _Origin, here: World, output: Path) -> None:
+        self.config, self.rows, self.origin, self.here, self.output = config, rows, origin, here, output
+        dtype = _DTYPES[config.precision]
+        model = LoopCoder(origin.model, config.seed)
+        loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpoint_blocks)
+        objective = Objective(model, loss)
+        placed = place(model, objective, model.layers, here.mesh, dtype)
+        self.trainee = Trainee(objective, placed, Optimizer(placed.masters, config.optimizer, dtype), here)
+        self.dtype = dtype
+        self.progress = self._restore()
+
+    def tensors(self, with_optimizer: bool = True) -> dict[str, torch.Tensor]:
+        """Return all state by name."""
+        state = {f"masters.{name}": master.detach() for name, master in self.trainee.placed.masters.items()}
+        if with_optimizer:
+            state |= {f"optimizer.{name}": tensor for name, tensor in self.trainee.optimizer.tensors().items()}
+        return state
+
+    def _restore(self) -> _Progress:
+        """Go on from the newest good checkpoint of this phase, or start from the parent or from the seed."""
+        candidates = [self.output / STATE, *checkpoint.step_folders(self.output / CHECKPOINTS)]
+        found = checkpoint.newest([folder for folder in candidates if folder.exists()], self.here)
+        optimizer = self.trainee.optimizer
+        progress = _Progress(step=-1, tokens=self.origin.tokens)
+        if found:
+            folder, complete = found
+            checkpoint.load(folder, self.tensors())
+            optimizer.resume(int(complete.about["updates"]))
+            progress = _Progress(complete.step, int(complete.about["tokens"]), int(complete.about["skipped_in_a_row"]))
+            if self.here.is_first:
+                say(f"  {self.config.phase}: going on after step {complete.step}")
+        elif self.origin.state and self.origin.complete:
+            checkpoint.load(self.origin.state, self.tensors(self.config.inherit_optimizer))
+            if self.config.inherit_optimizer:
+                optimizer.resume(int(self.origin.complete.about["updates"]))
+        self.trainee.placed.publish()
+        return progress
+
+    def train(self) -> None:
+        """Run the steps that are left and save the final state."""
+        config, progress = self.config, self.progress
+        if progress.step == config.steps:
+            return
+        monitor = self._monitor()
+        if progress.step < 0:
+            values = self._validation_at(0)
+            if monitor:
+                monitor.start({"tokens": progress.tokens, **values})
+            progress.step = 0
+        for step in range(progress.step + 1, config.steps + 1):
+            started = time.perf_counter()
+            factor = schedule.factor(config.schedule, step, config.steps)
+            batches = self._batches(step)
+            report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
+            seconds = time.perf_counter() - started
+            self._count(step, report)
+            values: dict[str, Any] = {
+                "loss": report.loss,
+                "lr": factor,
+                "grad_norm": report.grad_norm,
+                "tokens": progress.tokens,
+            }
+            values |= {"skipped": report.skipped} if report.skipped else {}
+            values |= self._validation_at(step)
+            if monitor:
+                monitor.step(step, values, config.batch_rows * self.rows.plan.context_tokens, seconds)
+            if step % config.checkpoint_every_steps == 0 and step < config.steps:
+                if monitor:
+                    monitor.sync()
+                self._save(checkpoint.step_folder(self.output / CHECKPOINTS, step))
+        if monitor:
+            monitor.close()
+        self._save(self.output / STATE)
+
+    def _monitor(self) -> Monitor | None:
+        peak = measured_peak_flops(self.dtype)
+        (peak,) = self.here.sum(peak)
+        if not self.here.is_first:
+            return None
+        flops = training_flops_per_token(self.origin.model, self.rows.plan.context_tokens)
+        monitor = Monitor(self.output, self.config.phase, self.config.steps, flops, self.progress.step)
+        monitor.peak(peak)
+        return monitor
+
+    def _batches(self, step: int) -> list[TensorBatch]:
+        batch = TensorBatch.of(self.rows.batch(step - 1, self.here.rank, self.here.n_ranks))
+        return batch.split(self.config.micro_rows or len(batch.ids))
+
+    def _count(self, step: int, report: StepReport) -> None:
+        progress = self.progress
+        progress.step = step
+        progress.tokens += 0 if report.skipped else round(report.weight)
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if report.skipped else 0
+        if progress.skipped_in_a_row > self.config.max_skips:
+            raise InfrastructureError(
+                f"phase '{self.config.phase}': {progress.skipped_in_a_row} updates in a row were skipped at step {step} "
+                f"({report.skipped}); lower the learning rates, or raise max_skips={self.config.max_skips}"
+            )
+
+    def _validation_at(self, step: int) -> dict[str, Any]:
+        """Return {"validation": set -> loss} at the steps at which it is measured, else nothing."""
+        config = self.config
+        every = config.validation_every_steps
+        if not (step in (0, config.steps) or (every and step % every == 0)):
+            return {}
+        losses: dict[str, float] = {}
+        for name in sorted(self.rows.sets):
+            batch = self.rows.held_out(name, self.here.rank, self.here.n_ranks)
+            if batch is not None:
+                rows = config.micro_rows or max(config.batch_rows // self.here.n_ranks, 1)
+                losses[name] = held_out_loss(self.trainee, TensorBatch.of(batch).split(rows))
+        return {"validation": losses} if losses else {}
+
+    def _save(self, folder: Path) -> None:
+        about = {
+            "phase": self.config.phase,
+            "model": self.origin.model.model_dump(mode="json"),
+            "tokens": self.progress.tokens,
+            "updates": self.trainee.optimizer.updates,
+            "skipped_in_a_row": self.progress.skipped_in_a_row,
+            "tokenizer_fingerprint": self.rows.tokenizer_fingerprint,
+        }
+        checkpoint.save(folder, self.progress.step, self.tensors(), about, self.here)
+        checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here)
+
+
+def _finish(phase: _Phase, weights: Mapping[str, torch.Tensor], inputs: Mapping[str, Path], output: Path) -> None:
+    remove_tree(output / MODEL)
+    _export(phase, weights, output / MODEL)
+    write_bytes(output / MODEL / TOKENIZER_FILE, (inputs["tokenizer"] / TOKENIZER_FILE).read_bytes())
+    if (output / CHECKPOINTS).exists():
+        remove_tree(output / CHECKPOINTS)
+    for left in itertools.chain(output.glob(".*.tmp"), output.glob(".*.deleted")):
+        shutil.rmtree(left, ignore_errors=True)
+    rows = list(read_metrics(output / METRICS))
+    n_skipped = sum("skipped" in row for row in rows)
+    n_rows = phase.config.steps * phase.config.batch_rows
+    counts = Counts(read=n_rows, kept=n_rows, notes={"skipped_updates": n_skipped} if n_skipped else {})
+    seal(output, counts, _summary(phase, rows))
+
+
+def _export(phase: _Phase, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the model as it computes: in the working precision."""
+    with torch.device("meta"):
+        model = LoopCoder(phase.origin.model)
+    model.load_state_dict(dict(weights), strict=False, assign=True)
+    if phase.origin.model.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    settings = huggingface.ExportSettings(
+        dtype="bfloat16" if phase.dtype == torch.bfloat16 else "float32",
+        bos_token_id=SPECIAL_IDS[BOS],
+        eos_token_ids=(SPECIAL_IDS[END_OF_TEXT], SPECIAL_IDS[IM_END]),
+        pad_token_id=SPECIAL_IDS[PAD],
+    )
+    huggingface.save(model, folder, settings)
+
+
+def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the manifest's metrics, all of them reproducible."""
+    config = phase.config
+    losses = [row["loss"] for row in rows if "loss" in row]
+    validations = [row["validation"] for row in rows if "validation" in row]
+    tail = losses[-_TAIL_STEPS:]
+    return {
+        "phase": config.phase,
+        "steps": config.steps,
+        "tokens": phase.progress.tokens - phase.origin.tokens,
+        "tokens_in_all": phase.progress.tokens,
+        "n_parameters": sum(master.numel() for master in phase.trainee.placed.masters.values()),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "mean_loss_of_last_steps": sum(tail) / len(tail) if tail else None,
+        "validation_before": validations[0] if validations else {},
+        "validation_after": validations[-1] if validations else {},
+        "sets": {name: asdict(use) for name, use in phase.rows.describe(config.steps).items()},
+    }

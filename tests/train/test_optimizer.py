@@ -1,0 +1,79 @@
+"""Muon's directions are nearly orthogonal, and parameters go to the optimizer that is meant for them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+
+from codeflow.model.looped import LoopCoder
+from codeflow.train.config import OptimizerConfig
+from codeflow.train.optimizer import Optimizer, is_matrix, orthogonalise
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 128), (128, 48)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, *shape, generator=generator) * torch.tensor([1e-4, 1.0, 1e4])[:, None, None]
+    result = orthogonalise(matrices, 5, dtype)
+    values = torch.linalg.svdvals(result)
+    # the smallest values of a square random matrix are not lifted all the way: the median must be, and none may exceed
+    assert values.max() < 1.3
+    assert values.median(dim=1).values.min() > 0.6
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    polar = u @ vh
+    cosine = (result * polar).sum((1, 2)) / (result.norm(dim=(1, 2)) * polar.norm(dim=(1, 2)))
+    assert cosine.min() > 0.95
+
+
+def test_equal_matrices_in_a_batch_get_equal_directions() -> None:
+    matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(1))
+    single, double = (
+        orthogonalise(matrix[None], 5, torch.float32),
+        orthogonalise(matrix.repeat(2, 1, 1), 5, torch.float32),
+    )
+    torch.testing.assert_close(double[0], single[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(double[0], double[1])
+
+
+def test_zero_gradient_gives_zero_direction() -> None:
+    assert not orthogonalise(torch.zeros(1, 4, 6), 5, torch.bfloat16).any()
+
+
+@pytest.mark.parametrize("loop_num", [1, 2])
+def test_who_updates_what(loop_num: int, golden: ModuleType) -> None:
+    model = LoopCoder(golden.tiny_model().model_copy(update={"loop_num": loop_num}))
+    names = {name for name, parameter in model.named_parameters() if is_matrix(name, parameter)}
+    assert len(names) == 2 * 7
+    assert not any(word in name for name in names for word in ("norm", "embed", "lm_head", "gate_projection"))
+    optimizer = Optimizer(dict(model.named_parameters()), OptimizerConfig(adamw_weight_decay=0.1), torch.float32)
+    decays = {
+        name: group["weight_decay"]
+        for group in optimizer._adamw.param_groups
+        for parameter in group["params"]
+        for name, other in model.named_parameters()
+        if other is parameter
+    }
+    assert {name for name, decay in decays.items() if decay} == {"embed_tokens.weight", "lm_head.weight"}
+    assert names | set(decays) == {name for name, _ in model.named_parameters()}
+
+
+def test_one_update_is_what_the_formulae_say(golden: ModuleType) -> None:
+    """First step: AdamW moves by its learning rate along the sign; Muon by lr * sqrt(max(1, r / c)) along the polar factor."""
+    model = LoopCoder(golden.tiny_model())
+    masters = dict(model.named_parameters())
+    before = {name: master.detach().clone() for name, master in masters.items()}
+    optimizer = Optimizer(masters, OptimizerConfig(muon_learning_rate=0.1, adamw_learning_rate=0.01), torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for master in masters.values():
+        master.grad = torch.randn(master.shape, generator=generator)
+    gradients = {name: master.grad.clone() for name, master in masters.items() if master.grad is not None}
+    optimizer.step(0.5, 1.0)
+    moved = masters["norm.weight"].detach() - before["norm.weight"]
+    torch.testing.assert_close(moved, -0.005 * gradients["norm.weight"].sign(), rtol=1e-4, atol=1e-6)
+    name = "layers.1.mlp.up_proj.weight"
+    moved = masters[name].detach() - before[name]
+    direction = orthogonalise(gradients[name][None], 5, torch.float32)[0]
+    torch.testing.assert_close(moved, -0.05 * 3**0.5 * direction, rtol=1e-3, atol=1e-5)
