@@ -1,0 +1,186 @@
+"""The looped decoder: against a plain second writing of it, its gradients, packed rows, initialisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from codeflow.core.config import validate
+from codeflow.core.errors import UserError
+from codeflow.model.config import ModelConfig, preset
+from codeflow.model.looped import LoopCoder
+from tests.model.shapes import SHAPE, changed, make_ids, make_model
+
+LOOPED = changed(loop_num=2, loop_window_size=6)
+
+
+def _by_hand(model: LoopCoder, ids: Tensor) -> Tensor:
+    """The forward pass of one row written position by position, from the specification and in fp64."""
+    c, weights = model.config, {name: value.double() for name, value in model.named_parameters()}
+    length, group = ids.shape[0], c.num_attention_heads // c.num_key_value_heads
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean() + c.rms_norm_eps).sqrt() * weights[name]
+
+    def rope(x: Tensor, position: int) -> Tensor:
+        half = c.head_dim // 2
+        turned = torch.empty_like(x)
+        for d in range(half):
+            angle = torch.tensor(position / c.rope_theta ** (2 * d / c.head_dim), dtype=torch.float64)
+            turned[:, d] = x[:, d] * angle.cos() - x[:, d + half] * angle.sin()
+            turned[:, d + half] = x[:, d + half] * angle.cos() + x[:, d] * angle.sin()
+        return turned
+
+    def attend(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        heads = []
+        for head in range(c.num_attention_heads):
+            scores = torch.stack([q[head] @ k[head // group] for k in keys]) / c.head_dim**0.5
+            heads.append(sum(p * v[head // group] for p, v in zip(scores.softmax(0), values, strict=True)))
+        return torch.stack(heads)
+
+    hidden = [weights["embed_tokens.weight"][token] for token in ids.tolist()]
+    first: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+    for loop in range(c.loop_num):
+        for layer in range(c.num_hidden_layers):
+            name = f"layers.{layer}."
+            normed = [norm(x, name + "input_layernorm.weight") for x in hidden]
+            heads = {
+                part: [(weights[f"{name}self_attn.{part}_proj.weight"] @ x).view(-1, c.head_dim) for x in normed]
+                for part in "qkv"
+            }
+            q, k = ([rope(x, t) for t, x in enumerate(heads[part])] for part in "qk")
+            v = heads["v"]
+            if loop == 0:
+                first[layer] = (k, v)
+            for t in range(length):
+                mixed = attend(q[t], first[layer][0][: t + 1], first[layer][1][: t + 1])
+                if loop:
+                    low = max(0, t - c.loop_window_size + 1)
+                    local = attend(q[t], k[low : t + 1], v[low : t + 1])
+                    logit = (weights[name + "gate_projection.weight"] * q[t]).sum(1)
+                    gate = (logit + weights[name + "gate_projection.bias"]).sigmoid()[:, None]
+                    mixed = gate * mixed + (1 - gate) * local
+                hidden[t] = hidden[t] + weights[name + "self_attn.o_proj.weight"] @ mixed.flatten()
+                x = norm(hidden[t], name + "post_attention_layernorm.weight")
+                gated = torch.nn.functional.silu(weights[name + "mlp.gate_proj.weight"] @ x)
+                grown = gated * (weights[name + "mlp.up_proj.weight"] @ x)
+                hidden[t] = hidden[t] + weights[name + "mlp.down_proj.weight"] @ grown
+    return torch.stack([weights["lm_head.weight"] @ norm(x, "norm.weight") for x in hidden])
+
+
+@pytest.mark.parametrize("config", [SHAPE, LOOPED, changed(loop_num=3, loop_window_size=2)])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@torch.no_grad()
+def test_forward_is_the_specification(config: ModelConfig, backend: str) -> None:
+    model, ids = make_model(config), make_ids(1, 11)
+    expected = _by_hand(model, ids[0])
+    model.attention_backend = backend
+    torch.testing.assert_close(model.double().logits(model(ids))[0], expected, rtol=1e-11, atol=1e-11)
+    single = make_model(config)
+    single.attention_backend = backend
+    assert float((single.logits(single(ids))[0] - expected).abs().max() / expected.abs().max()) < 5e-6
+
+
+@torch.no_grad()
+def test_packed_documents_equal_documents_alone() -> None:
+    model, ids = make_model(LOOPED, torch.float64), make_ids(2, 20)
+    starts = torch.tensor([[0] * 9 + [9] * 11, [0] + [1] * 2 + [3] * 17])
+    packed = model(ids, document_starts=starts)
+    for row, begin, end in ((0, 0, 9), (0, 9, 20), (1, 0, 1), (1, 1, 3), (1, 3, 20)):
+        torch.testing.assert_close(packed[row, begin:end], model(ids[row : row + 1, begin:end])[0])
+    positions = torch.arange(20)[None] - starts
+    torch.testing.assert_close(model(ids, positions, starts), packed)
+
+
+def _first_loop_gradient(model: LoopCoder, ids: Tensor, checkpointed: bool, detach: bool) -> Tensor:
+    """Gradient of the key projection of layer 0, with K1 and V1 of every layer detached or not."""
+    model.zero_grad()
+    if detach:
+        for block in model.layers:
+            forward = type(block).forward
+
+            def without(x, turn, documents, backend, kv=None, scale=1.0, block=block, forward=forward):
+                kv = None if kv is None else tuple(part.detach() for part in kv)
+                return forward(block, x, turn, documents, backend, kv, scale)
+
+            block.forward = without  # type: ignore[method-assign]
+    weights = torch.linspace(-1, 1, model.config.hidden_size, dtype=torch.float64)
+    (model(ids, checkpoint_blocks=checkpointed) * weights).sum().backward()
+    gradient = model.get_parameter("layers.0.self_attn.k_proj.weight").grad
+    assert gradient is not None
+    return gradient.clone()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_second_loops_gradient_flows_into_the_first(checkpointed: bool) -> None:
+    """Against finite differences; detaching K1 and V1 must miss them."""
+    model, ids = make_model(LOOPED, torch.float64), make_ids(2, 15)
+    parameter = model.get_parameter("layers.0.self_attn.k_proj.weight")
+    gradient = _first_loop_gradient(model, ids, checkpointed, detach=False)
+    direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights = torch.linspace(-1, 1, model.config.hidden_size, dtype=torch.float64)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter.add_(direction, alpha=sign * 1e-5)
+            values.append(float((model(ids) * weights).sum()))
+            parameter.sub_(direction, alpha=sign * 1e-5)
+    slope = (values[0] - values[1]) / 2e-5
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-6)
+    detached = _first_loop_gradient(model, ids, checkpointed, detach=True)
+    assert float((detached * direction).sum()) != pytest.approx(slope, rel=1e-2)
+
+
+@pytest.mark.parametrize("config", [SHAPE, LOOPED])
+def test_checkpointed_blocks_give_the_same_gradients(config: ModelConfig) -> None:
+    starts = torch.tensor([[0] * 9 + [9] * 11, [0] * 20])
+    gradients = []
+    for checkpointed in (False, True):
+        model = make_model(config)
+        model(make_ids(2, 20), document_starts=starts, checkpoint_blocks=checkpointed).square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, value in gradients[0].items():
+        assert torch.equal(value, gradients[1][name]), name
+
+
+def test_initialisation_is_a_function_of_seed_and_name() -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8}
+    dense, looped = LoopCoder(changed(**wide), seed=3), LoopCoder(changed(**wide, loop_num=2), seed=3)
+    assert torch.equal(dense.embed_tokens.weight, looped.embed_tokens.weight)
+    assert not torch.equal(dense.embed_tokens.weight, LoopCoder(changed(**wide), seed=4).embed_tokens.weight)
+    for model, n_additions in ((dense, 4), (looped, 8)):
+        spread = model.config.initializer_range
+        assert float(model.get_parameter("layers.0.self_attn.q_proj.weight").detach().std()) == pytest.approx(
+            spread, rel=0.1
+        )
+        residual = float(model.get_parameter("layers.1.mlp.down_proj.weight").detach().std())
+        assert residual == pytest.approx(spread / n_additions**0.5, rel=0.1)
+    assert not looped.get_parameter("layers.1.gate_projection.weight").any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 6, "num_key_value_heads": 4}, "num_attention_heads=6 is not divisible"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
+        ({"loop_window_size": 0}, "loop_window_size=0"),
+        ({"loop_num": 0}, "loop_num=0"),
+        ({"vocab_size": -1}, "vocab_size=-1"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
+        ({"attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_wrong_shapes_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(ModelConfig, SHAPE.model_dump() | fields)
+
+
+def test_other_bad_input() -> None:
+    with pytest.raises(UserError, match="a row of 65 tokens exceeds max_position_embeddings=64"):
+        LoopCoder(SHAPE)(make_ids(1, 65))
+    with pytest.raises(UserError, match="vocab_size=50 is smaller than the tokenizer's 51 ids"):
+        SHAPE.check_vocabulary(51)
+    with pytest.raises(UserError, match=r"no model preset '40'; did you mean '40b'\?"):
+        preset("40")
