@@ -1,0 +1,140 @@
+"""Histories with contents: `corpus.git_history` against PyDriller on the same repository, one process each.
+
+The repository is synthetic (scripts/make_history.py), all its commits are read, with both sides of every change; ours
+also writes them to Parquet. The bound is what the two git programs need by themselves. Contents must agree: every text
+that ours gives for a commit with one parent is the one that the peer gives.
+
+    python benchmarks/git_history.py [N_COMMITS]
+
+The peer's environment is made on the first run from `benchmarks/peers/pydriller/requirements.txt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from codeflow.core.manifest import begin
+from codeflow.core.records import read_shards
+from codeflow.core.types import Change, Commit
+from codeflow.corpus import git_history
+from codeflow.corpus.git_program import command, environment
+from codeflow.corpus.git_repository import locate
+from codeflow.execute import local
+
+ROUNDS, TARGET_RATIO = 3, 20.0
+FOLDER = Path(__file__).resolve().parent
+PEER = FOLDER / "peers" / "pydriller"
+sys.path.insert(0, str(FOLDER.parent / "scripts"))
+
+
+def peer_python() -> Path:
+    """Return the interpreter of the peer's environment, made when missing."""
+    python = PEER / ".venv" / "bin" / "python"
+    if not (PEER / ".venv" / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER / ".venv")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(PEER / "requirements.txt")], check=True)
+        (PEER / ".venv" / "complete").touch()
+    return python
+
+
+def ours(repository: Path, output: Path) -> tuple[float, list[Commit]]:
+    """Return the seconds of one run of the stage, and its commits."""
+    config = git_history.HistoryConfig(repositories=(str(repository),), first_parent=False, commits_per_shard=10**6)
+    begin(output, "commits", config, {}, "benchmark")
+    started = time.perf_counter()
+    git_history.run(config, {}, output)
+    return time.perf_counter() - started, list(read_shards(output, "commits", Commit))
+
+
+def bound(repository: Path, folder: Path) -> float:
+    """Return the seconds that `git log --raw` and `git cat-file --batch` take side by side, nobody reading along."""
+    log = ["log", "--raw", "-z", "--no-abbrev", "--reverse", "-M50%", "--diff-merges=first-parent", "--format=%H%x00%B"]
+    raw = subprocess.run(command(log, repository), env=environment(repository), capture_output=True, check=True).stdout
+    entries = [token.split() for token in raw.split(b"\0") if token.lstrip().startswith(b":")]
+    shas = dict.fromkeys(sha for entry in entries for sha in entry[2:4] if sha.strip(b"0"))
+    (folder / "shas").write_bytes(b"".join(sha + b"\n" for sha in shas))
+    started = time.perf_counter()
+    with open(folder / "shas", "rb") as requests:
+        programs = [
+            subprocess.Popen(command(arguments, repository), env=environment(repository), stdin=stdin, stdout=-3)
+            for arguments, stdin in ((log, subprocess.DEVNULL), (["cat-file", "--batch", "--buffer"], requests))
+        ]
+        for program in programs:
+            program.wait()
+    return time.perf_counter() - started
+
+
+def digest(text: str | None) -> str:
+    """Return the hash that the peer's script prints for a text."""
+    return "" if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def disagreements(commits: list[Commit], peer: dict[str, list[str]], merges: set[str]) -> tuple[int, int]:
+    """Return the number of changes compared and of those whose contents differ from the peer's.
+
+    The peer gives no contents where only the path or the mode changed; these are not compared.
+    """
+
+    def is_text(change: Change) -> bool:
+        return change.before is not None or change.after is not None
+
+    n = n_different = 0
+    for commit in commits:
+        for change in commit.changes:
+            if is_text(change) and commit.sha not in merges:
+                found = peer.get(f"{commit.sha} {change.path}")
+                if change.before == change.after and found == ["", ""]:
+                    continue
+                n += 1
+                n_different += found != [digest(change.before), digest(change.after)]
+    return n, n_different
+
+
+def main() -> None:
+    """Make the repository, run both sides alternately, print one JSON line."""
+    from make_history import write_history
+
+    n_commits = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 1500
+    python = peer_python()
+    local.default_workers = lambda: 1  # the peer has one process, so have we
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_history(folder / "tally", n_commits)
+        repository = locate(str(folder / "tally"), folder).folder
+        merges = set(
+            subprocess.run(
+                command(["rev-list", "--merges", "HEAD"], repository), capture_output=True, check=True, text=True
+            ).stdout.split()
+        )
+        seconds, commits = min((ours(repository, folder / f"o{i}") for i in range(ROUNDS)), key=lambda item: item[0])
+        bound_seconds = min(bound(repository, folder) for _ in range(ROUNDS))
+        walk = [str(python), str(PEER / "walk.py"), str(repository)]
+        peer = json.loads(subprocess.run(walk, capture_output=True, check=True).stdout)
+    n_compared, n_different = disagreements(commits, peer["changes"], merges)
+    rates = {"ours": len(commits) / seconds, "peer": peer["n_commits"] / peer["seconds"]}
+    line = {
+        "benchmark": "git_history",
+        "unit": "commits per second, contents of both sides included",
+        "ours": round(rates["ours"], 1),
+        "peer": round(rates["peer"], 1),
+        "peer_name": "pydriller 2.12",
+        "ratio": round(rates["ours"] / rates["peer"], 2),
+        "bound": round(len(commits) / bound_seconds, 1),
+        "bound_name": "git log --raw and git cat-file --batch by themselves",
+        "target_ratio": TARGET_RATIO,
+        "n_commits": [len(commits), peer["n_commits"]],
+        "n_changes_that_the_peer_cannot_read": peer["n_failed"],
+        "n_changes_compared": n_compared,
+        "n_changes_that_differ": n_different,
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
