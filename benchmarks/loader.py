@@ -38,6 +38,7 @@ def write_sets(folder: Path) -> None:
             n_rows=ROWS_PER_SET,
             n_tokens=ids.size,
             n_documents=int(starts.sum()),
+            n_cut_documents=0,
             n_pieces=int(starts.sum()),
             n_loss_tokens=int((~starts).sum()),
             fill=1.0,

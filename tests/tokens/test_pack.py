@@ -160,6 +160,7 @@ def test_stage_packs_every_set_and_its_index_tells_the_truth(packed: Packed, tok
         assert row.n_tokens == sum(len(ids) for ids, _ in pieces)
         assert row.n_pieces == len(pieces)
         assert row.n_documents == len(rendered)
+        assert row.n_cut_documents == sum(len(ids) > 256 for ids, _ in rendered)
         assert row.n_loss_tokens == sum(sum(mask) for _, mask in pieces)
         short = Counter(tuple(ids.tolist()) for ids, _ in rendered if len(ids) <= 256)
         assert short <= Counter(ids for ids, _ in pieces)

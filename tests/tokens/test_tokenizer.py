@@ -29,7 +29,7 @@ from codeflow.tokens.tokenizer import (
 
 SOURCES = sorted((Path(__file__).parents[2] / "src" / "codeflow" / "core").glob("*.py"))
 CONFIG = TokenizerConfig(vocab_size=700)
-HYPOTHESIS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HYPOTHESIS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,32 @@ def test_any_text_has_the_ids_of_hugging_face(ours: Tokenizer, theirs: tokenizer
     assert ids == theirs.encode(text).ids
     assert ours.decode(ids) == text
     assert not set(ids) & set(SPECIAL_IDS.values())
+
+
+@pytest.mark.slow
+@settings(HYPOTHESIS, max_examples=5_000)
+@given(st.lists(st.one_of(st.text(max_size=20), CODE, LOOKALIKES), min_size=20, max_size=20))
+def test_a_hundred_thousand_texts_have_the_ids_of_hugging_face(
+    ours: Tokenizer, theirs: tokenizers.Tokenizer, texts: list[str]
+) -> None:
+    ids = ours.encode_batch(texts)
+    assert ids == [encoding.ids for encoding in theirs.encode_batch(texts)]
+    assert [ours.decode(row) for row in ids] == texts
+
+
+@pytest.mark.slow
+def test_the_standard_library_has_the_ids_of_hugging_face(ours: Tokenizer, theirs: tokenizers.Tokenizer) -> None:
+    texts = [path.read_text() for path in sorted(Path(json.__file__).parents[1].glob("*/*.py")) if _is_utf8(path)]
+    assert len(texts) > 300
+    assert ours.encode_batch(texts) == [encoding.ids for encoding in theirs.encode_batch(texts)]
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_text()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def test_a_lone_surrogate_is_refused(ours: Tokenizer) -> None:
@@ -142,6 +168,18 @@ def test_stage_is_reproducible_and_measures_on_held_out_documents(tmp_path: Path
     assert row["held_out"] == 1
     assert row["bytes_per_token"] == round(len(text.encode()) / len(tokenizer.encode(text)), 4)
     assert tokenizer.fingerprint == manifests[0].files[TOKENIZER_FILE].sha256
+
+
+def test_a_stage_killed_after_training_does_not_train_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "split"
+    folder.mkdir()
+    _write_documents(folder, [path.read_text() for path in SOURCES])
+    begin(tmp_path / "whole", "tokenizer", CONFIG, {}, "k")
+    whole = run(CONFIG, {"documents": folder}, tmp_path / "whole")
+    begin(tmp_path / "cut", "tokenizer", CONFIG, {}, "k")
+    (tmp_path / "cut" / TOKENIZER_FILE).write_bytes((tmp_path / "whole" / TOKENIZER_FILE).read_bytes())
+    monkeypatch.setattr("codeflow.tokens.tokenizer.train", None)
+    assert run(CONFIG, {"documents": folder}, tmp_path / "cut") == whole
 
 
 def test_sampling_takes_about_what_was_asked(tmp_path: Path) -> None:

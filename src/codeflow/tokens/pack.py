@@ -43,7 +43,7 @@ class PackConfig(Config):
     """Parameters of the stage."""
 
     context_tokens: int = Field(512, ge=2)
-    cut_slack_tokens: int = Field(32, ge=0)  # a long document is cut at most this many tokens before the context ends
+    cut_slack_tokens: int = Field(16, ge=0)  # a long document is cut at most this many tokens before the context ends
     group_tokens: int = Field(2**25, ge=1)  # encoded files are packed together up to about this many tokens
     sets: tuple[str, ...] = ()  # which sets to pack; empty: all that the samples hold
     seed: int = 0
@@ -150,7 +150,8 @@ def encode(job: EncodeJob) -> Counts:
 def _pack_set(name: str, encoded: list[Path], config: PackConfig, tokenizer: Tokenizer, output: Path) -> SetIndex:
     from codeflow.tokens.token_shard import SetIndex, ShardIndex
 
-    sums = {"n_rows": 0, "n_tokens": 0, "n_documents": 0, "n_pieces": 0, "n_loss_tokens": 0, "hash": 0}
+    keys = ("n_rows", "n_tokens", "n_documents", "n_cut_documents", "n_pieces", "n_loss_tokens", "hash")
+    sums = dict.fromkeys(keys, 0)
     shards: list[ShardIndex] = []
     for group in _groups(name, encoded, config.group_tokens):
         tokens, lengths = _read_group(group)
@@ -196,7 +197,7 @@ def pack_group(
     """Pack encoded documents (`lengths`, in order in `tokens`; bit 31 = trained on) into the token shard `stem`.
 
     `line_end` (vocab_size,) says after which tokens a long document may be cut. Returns what was written, as counted
-    in the files: n_rows, n_tokens, n_documents, n_pieces, n_loss_tokens and the hash of the token multiset.
+    in the files: n_rows, n_tokens, n_documents, n_cut_documents, n_pieces, n_loss_tokens, hash of the token multiset.
     """
     import numpy as np
 
@@ -208,7 +209,8 @@ def pack_group(
     _write_rows(stem, tokens, (offsets[order], sizes[order], rows[order]), n_rows, config.context_tokens)
     written = _read_back(stem, n_rows, config.context_tokens)
     assert written["hash"] == int(multiset_hash(tokens)), f"{stem}: the rows do not hold the tokens that were encoded"
-    return {**written, "n_documents": len(lengths), "n_pieces": len(sizes)}
+    n_cut = int(np.count_nonzero(lengths > config.context_tokens))
+    return {**written, "n_documents": len(lengths), "n_cut_documents": n_cut, "n_pieces": len(sizes)}
 
 
 def _row_seed(seed: int, name: str) -> int:

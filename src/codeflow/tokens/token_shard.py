@@ -36,6 +36,7 @@ class SetIndex(Config):
     n_rows: int
     n_tokens: int
     n_documents: int
+    n_cut_documents: int  # longer than the context, so in several pieces
     n_pieces: int
     n_loss_tokens: int
     fill: float  # n_tokens / (n_rows * context_tokens)

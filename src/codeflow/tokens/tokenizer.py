@@ -75,9 +75,12 @@ def run(config: TokenizerConfig, inputs: Mapping[str, Path], output: Path) -> Ma
             f"no text in {folder}/documents-*.parquet to train a tokenizer on; check the stage that made it"
         )
     with Bar("tokenizer", None, "documents") as bar:
-        text = train(_counted(sampled, bar), config)
-    if not (output / TOKENIZER_FILE).exists():
-        write_text(output / TOKENIZER_FILE, text)
+        texts = _counted(sampled, bar)
+        if (output / TOKENIZER_FILE).exists():  # trained before a kill; only the counts are taken again
+            for _ in texts:
+                pass
+        else:
+            write_text(output / TOKENIZER_FILE, train(texts, config))
     write_text(output / CONFIG_FILE, json.dumps(_transformers_config(), indent=2, sort_keys=True))
     tokenizer = Tokenizer.load(output)
     if tokenizer.vocab_size < config.vocab_size:
