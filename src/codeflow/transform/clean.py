@@ -161,14 +161,13 @@ def _with_licence(document: Document, text: str) -> Document:
 
 def without_licence_header(text: str, language: Language) -> str:
     """Return `text` without the licence paragraphs of its leading comments; everything else stays as it is."""
-    if not _LICENCE_WORDS.search(text, 0, _HEADER_CHARACTERS):
-        return text
-    lines = text.split("\n")
+    cut = len(text) if len(text) <= _HEADER_CHARACTERS else text.rfind("\n", 0, _HEADER_CHARACTERS) + 1
+    lines = text[:cut].split("\n")
     kept: list[str] = []
     at = 0
     while at < len(lines):
         line = lines[at].strip()
-        if not line or (language.line_comment == "#" and at == 0 and line.startswith("#!")):
+        if (not line and at < len(lines) - 1) or (language.line_comment == "#" and at == 0 and line.startswith("#!")):
             kept.append(lines[at])
             at += 1
         elif language.line_comment and line.startswith(language.line_comment):
@@ -187,7 +186,7 @@ def without_licence_header(text: str, language: Language) -> str:
             break
     if kept == lines[:at]:
         return text
-    return "\n".join(kept + lines[at:])
+    return "\n".join(kept + lines[at:]) + text[cut:]
 
 
 def _block_end(lines: list[str], start: int, delimiters: tuple[str, ...]) -> int:

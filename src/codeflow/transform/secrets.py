@@ -51,13 +51,13 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_AWS_PREFIXES = "AKIA|ASIA|ABIA|ACCA|AROA|AIDA|AGPA"
+_AWS_PREFIXES = "AKIA|ASIA|ABIA|ACCA"
 _PATTERNS = (
     _pattern(
         "private_key",
         "PRIVATE KEY",
         r"-----BEGIN (?P<what>[A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?)-----"
-        r"(?P<body>[^-]{32,16000}(?:-[^-]+){0,40})-----END (?P=what)-----",
+        r"(?P<body>(?:[^-]|-(?!----)){32,16000})-----END (?P=what)-----",
     ),
     _pattern(
         "private_key",  # the end is missing: the lines of base64 that are there
@@ -66,19 +66,13 @@ _PATTERNS = (
     ),
     _pattern("aws_key", _AWS_PREFIXES, rf"(?<![A-Za-z0-9])(?:{_AWS_PREFIXES})[A-Z2-7]{{16}}(?![A-Za-z0-9])"),
     _pattern(
-        "aws_secret",
-        "aws|AWS|SecretAccessKey|secret_access_key|secretAccessKey",
-        r"(?:[Ss]ecret|SECRET)_?(?:[Aa]ccess|ACCESS)?_?(?:[Kk]ey|KEY)[\"']?\s{0,4}(?:=>|:=|[:=])\s{0,4}[\"']?"
-        r"(?P<value>(?=[A-Za-z+/]{0,39}[0-9])[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
-    ),
-    _pattern(
         "github_token", "ghp_|gho_|ghu_|ghs_|ghr_", r"(?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{36,251}(?![A-Za-z0-9])"
     ),
     _pattern("github_token", "github_pat_", r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}(?![A-Za-z0-9])"),
     _pattern(
         "gitlab_token",
-        "glpat-|gldt-|glrt-|glptt-|glcbt-|glft-|glsoat-|glagent-",
-        r"(?<![A-Za-z0-9])gl(?:pat|dt|rt|ptt|cbt|ft|soat|agent)-[A-Za-z0-9_\-.]{20,100}",
+        "glpat-|gldt-|glrt-|glptt-",
+        r"(?<![A-Za-z0-9])gl(?:pat|dt|rt|ptt)-[A-Za-z0-9_\-.]{20,100}",
     ),
     _pattern("slack_token", "xox", r"(?<![A-Za-z0-9])xox[abeoprs]-(?:\d[0-9A-Za-z]{0,15}-)[0-9A-Za-z\-]{10,200}"),
     _pattern("slack_token", "xapp-", r"(?<![A-Za-z0-9])xapp-\d-[A-Z0-9]{8,14}-\d{8,16}-[0-9a-f]{32,80}"),
@@ -87,7 +81,9 @@ _PATTERNS = (
         "hooks.slack.com",
         r"hooks\.slack\.com/(?:services|workflows)/T[A-Za-z0-9_]{6,14}/[A-Za-z0-9_]{6,20}/[A-Za-z0-9_/]{16,80}",
     ),
-    _pattern("stripe_key", "_live_|_test_", r"(?<![A-Za-z0-9])[prs]k_(?:live|test)_[0-9A-Za-z]{16,250}(?![A-Za-z0-9])"),
+    _pattern(
+        "stripe_key", "k_live_|k_test_", r"(?<![A-Za-z0-9])[prs]k_(?:live|test)_[0-9A-Za-z]{16,250}(?![A-Za-z0-9])"
+    ),
     _pattern("stripe_key", "whsec_", r"(?<![A-Za-z0-9])whsec_[0-9A-Za-z+/]{32,64}"),
     _pattern("google_key", "AIza", r"(?<![A-Za-z0-9])AIza[0-9A-Za-z_\-]{35}(?![0-9A-Za-z_\-])"),
     _pattern("google_key", "GOCSPX-", r"GOCSPX-[0-9A-Za-z_\-]{28}(?![0-9A-Za-z_\-])"),
@@ -135,18 +131,25 @@ _ASSIGNED = re.compile(
     r"[A-Za-z0-9_\-]{0,24}[\"']?\]?\s{0,4}(?::\s{0,2}str\s{0,2}=|=>|:=|[:=])\s{0,4}[rbu]?([\"'])"
     r"(?P<value>[A-Za-z0-9+/=_\-.~!@#$%^&*]{12,200})\1"
 )
+_AWS_SECRET = re.compile(
+    r"secret_?(?:access)?_?key[\"']?\s{0,4}(?:=>|:=|[:=])\s{0,4}[\"']?"
+    r"(?P<value>(?=[A-Za-z+/]{0,39}[0-9])[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
+    re.IGNORECASE,
+)
 _PLACEHOLDER = re.compile(
     r"(?i)example|sample|dummy|changeme|placeholder|your|todo|fixme|xxx|\.\.\.|\*\*\*|1234567|abcdef|qwerty|"
     r"test|fake|password|secret|token|https?:|[a-z]\.[a-z]+\.[a-z]|%[sdr(]|^\$"
 )
-_WORDY = re.compile(r"[A-Za-z]{2,}(?:[_\-./=][A-Za-z]+[0-9]{0,2})+|[A-Za-z]+[0-9]{0,2}|[0-9.\-:/+]+")
+_WORDY = re.compile(  # words, versions and dates; possessive, since words could be cut in many ways
+    r"(?:(?:(?:[A-Z]?[a-z]{2,}+|[A-Z]{3,}+)++[0-9]{0,4}|[0-9]{1,4})[_\-./=:+]*)+|[A-Za-z]+[0-9]{0,2}|[0-9.\-:/+]+"
+)
 _MIN_ENTROPY_BITS = 3.0  # per character; English words reach about 2.9 at this length, random 16 characters 3.7
 _MIN_CLASSES = 3  # of lower case, upper case, digits, signs; or a long run of hexadecimal digits
 _HEXADECIMAL = re.compile(r"[0-9a-f]{32,}|[0-9A-F]{32,}")
 
 _URL_PASSWORD = re.compile(r"(?<=://)[A-Za-z0-9_.\-]{1,40}:(?P<value>[^\s:/@'\"<>{}$%()\[\]]{6,80})@[A-Za-z0-9\[]")
 
-_LOCAL = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9!#$&*+/=?^_`|~.%\-]{0,63})$")
+_LOCAL = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9!#$&*+=?^_`|~.%\-]{0,63})$")
 _DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.)+"
     r"([A-Za-z]{2,24})(?![A-Za-z0-9\-]|\.[A-Za-z0-9])"
@@ -179,18 +182,21 @@ _RESERVED_DOMAIN = re.compile(
 _ROLE_LOCALS = frozenset(("git", "hg", "svn", "noreply", "no-reply", "user", "username", "foo", "bar"))
 
 _IPV4_START = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
-_IPV4 = re.compile(r"(?<![\w.\-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w\-]|\.[0-9])")
+_IPV4 = re.compile(r"(?<![\w.\-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w\-]|\.\w|/[0-9])(?<!\.0)")
 _VERSION_BEFORE = re.compile(
     r"(?i)(?:version|ver|v|release|rev|build|"
     r"==|>=|<=|~=|section|§|oid|chapter)[\s\"'=:(]{0,4}$"
 )
-_IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:])")
+_IPV6_START = re.compile(r"2[0-9a-fA-F]{3}:[0-9a-fA-F]{0,4}:")  # what has been handed out of 2000::/3
+_IPV6 = re.compile(r"(?<![\w:.])2[0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:]|/[0-9])(?<!::)")
 _PUBLIC_RESOLVERS = _words(
     """
     8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 208.67.222.222 208.67.220.220 1.2.3.4 4.3.2.1 5.6.7.8
+    12.34.56.78 123.45.67.89
     2001:4860:4860::8888 2001:4860:4860::8844 2606:4700:4700::1111 2606:4700:4700::1001 2620:fe::fe
     """
 )
+_MIN_HIGH_OCTET = 10  # of the first three; 8.2.4.44 is a section
 _MIN_LARGEST_OCTET = 20  # four small numbers are a version more often than an address
 
 
@@ -279,6 +285,9 @@ def _assignments(text: str) -> Iterator[Secret]:
     lowered = text.lower() if text.isascii() else text.encode("ascii", "replace").lower().decode("ascii")
     for name in _NAMES:
         for at in _positions(lowered, name):
+            if name == "secret" and (match := _AWS_SECRET.match(text, at)):
+                yield Secret(match.start("value"), match.end("value"), "aws_secret")
+                continue
             match = _ASSIGNED.match(text, at + len(name))
             if match and _looks_random(match["value"]):
                 kind = "password" if name.startswith("passw") else "secret"
@@ -310,9 +319,19 @@ def _emails(text: str) -> Iterator[Secret]:
         if not domain or ((tld := domain[1].lower()) not in _GENERIC_TLDS and tld not in _COUNTRY_TLDS):
             continue
         local = _LOCAL.search(text[max(0, at - 64) : at])
-        if not local or local[0].lower() in _ROLE_LOCALS or _RESERVED_DOMAIN.search(domain[0].lower()):
+        if (
+            not local
+            or _is_message_id(local[0])
+            or local[0].lower() in _ROLE_LOCALS
+            or _RESERVED_DOMAIN.search(domain[0].lower())
+        ):
             continue
         yield Secret(at - len(local[0]), domain.end(), "email")
+
+
+def _is_message_id(local: str) -> bool:
+    """Tell what a mail program made up: a `$`, or a long part of mostly digits."""
+    return "$" in local or (len(local) >= 14 and 2 * sum(map(str.isdigit, local)) >= len(local))
 
 
 def _addresses(text: str) -> Iterator[Secret]:
@@ -321,16 +340,17 @@ def _addresses(text: str) -> Iterator[Secret]:
         match = next(filter(None, (_IPV4.match(text, start) for start in starts)), None)
         if match and _is_personal(match[0]) and not _is_version(text, match):
             yield Secret(match.start(), match.end(), "ipv4")
-    if "::" in text or text.count(":") >= 7:
-        for match in _IPV6.finditer(text):
-            if _is_personal(match[0]):
-                yield Secret(match.start(), match.end(), "ipv6")
+    for hint in _IPV6_START.finditer(text):
+        match = _IPV6.match(text, hint.start())
+        if match and _is_personal(match[0]):
+            yield Secret(match.start(), match.end(), "ipv6")
 
 
 def _is_version(text: str, match: re.Match[str]) -> bool:
     octets = [int(octet) for octet in match[0].split(".")]
-    return max(octets) < _MIN_LARGEST_OCTET or bool(
-        _VERSION_BEFORE.search(text[max(0, match.start() - 12) : match.start()])
+    small = max(octets) < _MIN_LARGEST_OCTET or max(octets[:3]) < _MIN_HIGH_OCTET
+    return (
+        small or len(set(octets)) == 1 or bool(_VERSION_BEFORE.search(text[max(0, match.start() - 12) : match.start()]))
     )
 
 
