@@ -23,13 +23,15 @@ from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
 from codeflow.tokens.pack import PackConfig
 from codeflow.tokens.tokenizer import TokenizerConfig
-from codeflow.train.config import TrainConfig
+from codeflow.train.config import ScheduleConfig, TrainConfig
 from codeflow.transform.decontaminate import DecontaminateConfig
 from codeflow.transform.dedup import DedupConfig
 from codeflow.transform.evolution import EvolutionConfig
 from codeflow.transform.pipeline import CleanConfig
 from codeflow.transform.samples import SamplesConfig
 from codeflow.transform.split import SplitConfig
+
+CONTEXT_TOKENS = 512  # stands in for the full recipe's 4k
 
 
 class TrainPhases(Config):
@@ -98,9 +100,75 @@ class TinyRecipe(Config):
 
 def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 6 minutes and 6 GiB on two cores."""
-    return _recipe("tiny", cap_bytes=40_000_000, steps=(40, 100, 30))
+    return _recipe("tiny", cap_bytes=40_000_000, steps=(60, 180, 60))
 
 
 def smoke() -> TinyRecipe:
     """Return the same chain with less of everything: under 3 minutes, for continuous integration."""
-    return _recipe("smoke", cap_bytes=6_000_000, steps=(10, 15, 8))
+    recipe = _recipe("smoke", cap_bytes=6_000_000, steps=(12, 16, 8))
+    evaluate = recipe.evaluate.model_copy(
+        update={
+            "documents_per_domain": 12,
+            "fim_cases_per_level": 4,
+            "task_samples": 1,
+            "humaneval_tasks": 8,
+            "max_new_tokens": 48,
+            "pass_ks": (1,),
+        }
+    )
+    return recipe.model_copy(update={"evaluate": evaluate})
+
+
+def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int]) -> TinyRecipe:
+    return TinyRecipe(
+        name=name,
+        collect=CollectConfig(cap_bytes=cap_bytes, general_cap_bytes=cap_bytes // 4),
+        history=HistoryConfig(),
+        prompts=PromptsConfig(),
+        clean=CleanConfig(),
+        dedup=DedupConfig(),
+        decontaminate=DecontaminateConfig(),
+        split=SplitConfig(),
+        tokenizer=TokenizerConfig(vocab_size=8192, sample_bytes=min(8 * 2**20, cap_bytes)),
+        evolution=EvolutionConfig(),
+        samples=SamplesConfig(),
+        pack=PackConfig(context_tokens=CONTEXT_TOKENS),
+        train=_phases(*steps),
+        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS),
+        report=ReportConfig(title=f"CodeFlow: the {name} recipe"),
+    )
+
+
+def _phases(general: int, code: int, anneal: int) -> TrainPhases:
+    """Return the phases of one warm-up-stable-decay schedule; optimizer state goes on from phase to phase."""
+    model = ModelConfig(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=False,
+    )
+    return TrainPhases(
+        general=TrainConfig(
+            phase="general",
+            model=model,
+            steps=general,
+            mixture={"general": 0.7, "code": 0.3},
+            schedule=ScheduleConfig(warmup_fraction=0.15),
+        ),
+        code=TrainConfig(
+            phase="code",
+            steps=code,
+            mixture={"general": 0.15, "code": 0.6, "fim": 0.25},
+        ),
+        anneal=TrainConfig(
+            phase="anneal",
+            steps=anneal,
+            mixture={"general": 0.1, "code": 0.2, "fim": 0.1, "anneal": 0.6},
+            schedule=ScheduleConfig(decay_fraction=1.0, end_factor=0.02),
+        ),
+    )

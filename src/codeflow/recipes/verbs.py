@@ -138,6 +138,7 @@ _TABLE = (
         "Score checkpoints: held-out bits per byte, completion, programs run in the sandbox.",
         ("documents", "tokenizer"),
         ("*",),
+        world="codeflow.eval.evaluate:world",
     ),
     Verb(
         "report",
