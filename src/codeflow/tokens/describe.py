@@ -38,7 +38,11 @@ def describe_row(folder: Path, set_name: str, row: int, tokenizer: Tokenizer) ->
 
 
 def _marked(ids: list[int], with_loss: list[bool], tokenizer: Tokenizer) -> str:
-    """Join runs of equal mask, so that characters made of several tokens stay whole."""
+    """Join runs of equal mask, so that characters made of several tokens stay whole.
+
+    A document's first token is never a target; it is shown as the token after it.
+    """
+    with_loss = with_loss[1:2] + with_loss[1:] if len(ids) > 1 else with_loss
     pieces: list[str] = []
     first = 0
     for place in range(1, len(ids) + 1):
