@@ -5,6 +5,7 @@ The patterns are of the common hosts and robots; a message that fits none of the
 
 from __future__ import annotations
 
+import functools
 import re
 
 _PULL_REQUEST = re.compile(r"^Merge (?:pull request|PR) [#!]?\d+\b|^Merge branch '[^']+' into '[^']+'$", re.I)
@@ -68,11 +69,13 @@ def reverted(message: str) -> tuple[str, ...]:
     return tuple(_REVERTED_SHA.findall(message))
 
 
+@functools.lru_cache(maxsize=1_000)
 def words(message: str) -> frozenset[str]:
     """Return the telling words of a message, in lower case."""
     return frozenset(word.lower() for word in _WORD.findall(described(message))) - _EMPTY_WORDS
 
 
+@functools.lru_cache(maxsize=1_000)
 def quality(message: str) -> float:
     """Rate 0..1 how well a message describes its change: telling words, a subject of good length, a body."""
     text = described(message)

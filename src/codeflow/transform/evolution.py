@@ -14,7 +14,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,47 +214,57 @@ def choose(standing: Sequence[Candidate], config: EvolutionConfig) -> tuple[list
     Novelty and spread only fall while spans are taken, so a queue whose head is scored again before it is believed
     gives the same choice as scoring everything again each time.
     """
-    taken: list[Candidate] = []
+    selection = _Selection(config.weights)
     refused: Counter[str] = Counter()
     used: set[int] = set()
-    queue = [(-_scored(c, taken, config).scores["total"], c.first, c.last, n) for n, c in enumerate(standing)]
+    queue = [(-selection.total(standing[n], n), c.first, c.last, n) for n, c in enumerate(standing)]
     heapq.heapify(queue)
     while queue:
-        score, first, last, number = heapq.heappop(queue)
+        _, first, last, number = heapq.heappop(queue)
         if not config.allow_overlap and not used.isdisjoint(range(first, last + 1)):
             refused["overlaps_better_span"] += 1
             continue
-        scored = _scored(standing[number], taken, config)
-        total = scored.scores["total"]
+        total = selection.total(standing[number], number)
         if total < config.min_score:
             refused["score_too_low"] += 1
-        elif len(taken) == config.max_triplets_per_repository:
+        elif len(selection.taken) == config.max_triplets_per_repository:
             refused["repository_has_enough"] += 1
         elif queue and (-total, first, last, number) > queue[0]:
             heapq.heappush(queue, (-total, first, last, number))
         else:
-            taken.append(scored)
+            selection.take(standing[number], number)
             used.update(range(first, last + 1))
-    return sorted(taken, key=lambda candidate: (candidate.first, candidate.last)), refused
+    return sorted(selection.taken, key=lambda candidate: (candidate.first, candidate.last)), refused
 
 
-def _scored(candidate: Candidate, taken: Sequence[Candidate], config: EvolutionConfig) -> Candidate:
-    """Return the candidate with the scores that depend on what is taken already, and the weighted total."""
-    alike = max((_likeness(candidate, other) for other in taken), default=0.0)
-    crowd = sum(other.subsystem == candidate.subsystem for other in taken)
-    scores = {**candidate.scores, "novelty": 1 - alike, "spread": 1 / (1 + crowd) ** 0.5}
-    weights = config.weights.model_dump()
-    scores["total"] = sum(weights[name] * score for name, score in scores.items()) / sum(weights.values())
-    return Candidate(
-        candidate.first,
-        candidate.last,
-        candidate.position,
-        candidate.reason,
-        candidate.paths,
-        candidate.subsystem,
-        candidate.words,
-        scores,
-    )
+class _Selection:
+    """What is taken so far, and the scores of candidates beside it; each pair is compared once at most."""
+
+    def __init__(self, weights: ScoreWeights) -> None:
+        self.taken: list[Candidate] = []
+        self._weights = weights.model_dump()
+        self._sum = sum(self._weights.values())
+        self._subsystems: Counter[str] = Counter()
+        self._likeness: dict[int, tuple[int, float]] = {}  # candidate -> how many of `taken` it was held against, most
+
+    def scores(self, candidate: Candidate, number: int) -> dict[str, float]:
+        """Return the candidate's scores with those that depend on what is taken, and the weighted total."""
+        n, most = self._likeness.get(number, (0, 0.0))
+        most = max([most, *(_likeness(candidate, other) for other in self.taken[n:])])
+        self._likeness[number] = (len(self.taken), most)
+        crowd = self._subsystems[candidate.subsystem]
+        scores = {**candidate.scores, "novelty": 1 - most, "spread": 1 / (1 + crowd) ** 0.5}
+        scores["total"] = sum(self._weights[name] * score for name, score in scores.items()) / self._sum
+        return scores
+
+    def total(self, candidate: Candidate, number: int) -> float:
+        """Return the candidate's weighted score beside what is taken."""
+        return self.scores(candidate, number)["total"]
+
+    def take(self, candidate: Candidate, number: int) -> None:
+        """Add the candidate, with its scores as they are now."""
+        self.taken.append(replace(candidate, scores=self.scores(candidate, number)))
+        self._subsystems[candidate.subsystem] += 1
 
 
 def _likeness(left: Candidate, right: Candidate) -> float:

@@ -33,6 +33,9 @@ _LOCK_FILES = frozenset(
 )
 
 
+_HEAD_CHARACTERS = 2_000  # of a file, in which programs say that they wrote it
+
+
 class SpanLimits(Config):
     """Which spans are considered at all."""
 
@@ -149,6 +152,7 @@ def is_test(path: str) -> bool:
     return detect.is_test(path) or enry.is_test(path)
 
 
+@functools.lru_cache(maxsize=20_000)
 def language_of(path: str) -> Language | None:
     """Return the table's language for the path's extension."""
     return BY_EXTENSION.get(PurePosixPath(path).suffix.lower())
@@ -160,10 +164,16 @@ def is_code(path: str) -> bool:
     return language is not None and language.domain == "code"
 
 
-def change_noise(change: Change, is_held_out: Callable[[Change], bool]) -> str:
-    """Return why one change spoils every span it is in, or ""."""
+@functools.lru_cache(maxsize=2_000)
+def _looks_generated(path: str, head: str) -> bool:
+    """Most commits leave a file's head as it was, so the answer is remembered."""
     from codeflow.corpus.detect import is_generated
 
+    return is_generated(path, head.encode("utf-8", "surrogatepass"))
+
+
+def change_noise(change: Change, is_held_out: Callable[[Change], bool]) -> str:
+    """Return why one change spoils every span it is in, or ""."""
     if change.status == "T":
         return "type_change"
     sides = [("A", change.before), ("D", change.after)]
@@ -171,7 +181,7 @@ def change_noise(change: Change, is_held_out: Callable[[Change], bool]) -> str:
         return "not_text"
     if noise := path_noise(change.path) or path_noise(change.old_path):
         return noise
-    if is_generated(change.path, (change.after or change.before or "")[:20_000].encode()):
+    if _looks_generated(change.path, (change.after or change.before or "")[:_HEAD_CHARACTERS]):
         return "generated"
     return "held_out" if is_held_out(change) else ""
 
@@ -224,7 +234,9 @@ class Survey:
         self.limits, self.targets, self.starts = limits, targets, starts
         self.is_held_out, self.reverted = is_held_out, reverted
         self._syntax = SyntaxMemory()
+        # While a span grows most of its files stay the same objects, whose hashes Python keeps: looking up is cheap.
         self._sizes: dict[tuple[str, str], tuple[int, int]] = {}
+        self._parses: dict[tuple[str, str], bool | None] = {}
 
     def candidates(self, commits: Iterable[Commit]) -> Iterator[Candidate]:
         """Yield every span that was considered, in order of its start, then of its end."""
@@ -266,6 +278,7 @@ class Survey:
             return
         composition, steps = Composition(), []
         self._sizes.clear()
+        self._parses.clear()
         for step in window:
             out = functools.partial(Candidate, first.number, step.number, first.start)
             if step.fault:
@@ -323,7 +336,7 @@ class Survey:
     def _size(self, old: str, new: str) -> tuple[int, int]:
         from codeflow.transform.line_diff import changed_lines
 
-        key = (old, new)  # while a span grows most of its files stay the same objects, whose hashes are kept
+        key = (old, new)
         if key not in self._sizes:
             self._sizes[key] = changed_lines(old, new)
         return self._sizes[key]
@@ -332,12 +345,18 @@ class Survey:
         """Return the share of sides of code files that parse; None when the span breaks a file that parsed."""
         answers: list[bool] = []
         for path, old, new in pairs:
-            was = None if old is None else self._syntax.parses(path, old)
-            now = None if new is None else self._syntax.parses(path, new)
+            was, now = self._parse(path, old), self._parse(path, new)
             if now is False and was is not False:
                 return None
             answers += [answer for answer in (was, now) if answer is not None]
         return sum(answers) / len(answers) if answers else 0.5
+
+    def _parse(self, path: str, text: str | None) -> bool | None:
+        if text is None:
+            return None
+        if (path, text) not in self._parses:
+            self._parses[path, text] = self._syntax.parses(path, text)
+        return self._parses[path, text]
 
 
 def _squeezed(text: str | None) -> str | None:
@@ -354,6 +373,7 @@ def _tests_score(paths: frozenset[str]) -> float:
     return 1.0 if tests and source else 0.5 if source else 0.25
 
 
+@functools.lru_cache(maxsize=20_000)
 def _folder(path: str, depth: int) -> str:
     return "/".join(PurePosixPath(path).parts[:-1][:depth])
 
