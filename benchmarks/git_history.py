@@ -4,7 +4,7 @@ The repository is synthetic (scripts/make_history.py), all its commits are read,
 also writes them to Parquet. The bound is what the two git programs need by themselves. Contents must agree: every text
 that ours gives for a commit with one parent is the one that the peer gives.
 
-    python benchmarks/git_history.py [N_COMMITS]
+    python -m benchmarks git_history [N_COMMITS]
 
 The peer's environment is made on the first run from `benchmarks/peers/pydriller/requirements.txt`.
 """

@@ -10,7 +10,7 @@ import pytest
 
 from codeflow.core.config import validate
 from codeflow.core.errors import InfrastructureError, UserError
-from codeflow.core.manifest import Manifest, begin
+from codeflow.core.manifest import Counts, Manifest, begin
 from codeflow.core.records import read_shards
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document
@@ -204,3 +204,22 @@ def test_bad_settings_are_one_line(environment: Path, tmp_path: Path) -> None:
         collect(tmp_path / "out", repositories=[str(tmp_path / "nowhere")], required=True)
     manifest, _ = collect(tmp_path / "out2", repositories=[str(tmp_path / "nowhere")])
     assert "nowhere" in manifest.metrics["remarks"][0]
+
+
+def test_a_run_cut_short_goes_on_to_the_same_bytes(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, _ = collect(tmp_path / "undisturbed", shard_bytes=500)
+
+    def cut_short(shard: Reading) -> Counts:
+        if shard.name == "00001":
+            raise UserError("cut short")
+        return read_documents(shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("codeflow.corpus.collect.read_documents", cut_short)
+        with pytest.raises(UserError, match="cut short"):
+            collect(tmp_path / "out", shard_bytes=500)
+    assert (tmp_path / "out/documents-00000.parquet").exists()
+    resumed, _ = collect(tmp_path / "out", shard_bytes=500)
+    assert resumed == undisturbed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from codeflow.core import records
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Manifest, begin
 from codeflow.core.records import read_shards
@@ -188,3 +190,14 @@ def test_the_synthetic_history_is_reproducible_and_works(synthetic_repository: P
     assert head == "f88532d1168d4dbb58c2d84dae7d9799f7df2d6b"
     with pytest.raises(ValueError, match="not empty"):
         write_history(synthetic_repository)
+
+
+def test_row_groups_are_bounded_in_text(
+    synthetic_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Manifest, list[Commit]]
+) -> None:
+    monkeypatch.setattr(records, "_CHARACTERS_PER_GROUP", 5000)
+    monkeypatch.setattr(local, "default_workers", lambda: 1)
+    _, commits = history(tmp_path / "history", repositories=(str(synthetic_repository),))
+    with pq.ParquetFile(tmp_path / "history/commits-00000.parquet") as file:
+        assert file.num_row_groups > 5
+    assert commits == whole[1]

@@ -21,7 +21,8 @@ from codeflow.core.errors import UserError
 from codeflow.core.storage import atomic_path
 
 T = TypeVar("T")
-_ROWS_PER_GROUP = 1024  # bounds memory on both sides: a reader holds one row group
+_ROWS_PER_GROUP = 1024  # bounds memory on both sides: a reader holds one row group,
+_CHARACTERS_PER_GROUP = 64_000_000  # which is also bounded in text, as a commit may hold megabytes
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -79,14 +80,24 @@ def write_records(path: Path, records: Iterable[Any], kind: type) -> int:
     schema, n = schema_of(kind), 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         rows: list[Any] = []
+        n_characters = 0
         for record in records:
             rows.append(to_row(record))
-            if len(rows) == _ROWS_PER_GROUP:
+            n_characters += _n_characters(rows[-1])
+            if len(rows) == _ROWS_PER_GROUP or n_characters >= _CHARACTERS_PER_GROUP:
                 writer.write_table(_table(rows, schema))
-                n, rows = n + len(rows), []
+                n, rows, n_characters = n + len(rows), [], 0
         writer.write_table(_table(rows, schema))
         n += len(rows)
     return n
+
+
+def _n_characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_n_characters, value.values()))
+    return sum(map(_n_characters, value)) if isinstance(value, list) else 0
 
 
 def _table(rows: list[Any], schema: pa.Schema) -> pa.Table:
@@ -134,9 +145,10 @@ def read_records(path: Path, kind: type[T], columns: list[str] | None = None) ->
     """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns):
-                for row in batch.to_pylist():
-                    yield row if columns else from_row(kind, row)
+            for group in range(file.num_row_groups):  # a batch over several groups would hold them all
+                for batch in file.iter_batches(_ROWS_PER_GROUP, row_groups=[group], columns=columns):
+                    for row in batch.to_pylist():
+                        yield row if columns else from_row(kind, row)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); make it again"
