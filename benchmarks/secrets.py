@@ -1,8 +1,8 @@
 """Secrets: recall on a planted set, and false hits per MB of the standard library.
 
-Planted: values made by a seeded generator to each issuer's format, set into real library files between random lines in
-the ways people leave them (assignment, comment, JSON, shell, bare). A value counts as found when no part of it is left in
-the text. The generators do not share code with the patterns under test.
+Planted: values made by a seeded generator to each issuer's format, set into real library files between random lines,
+in the ways people leave them (assignment, comment, JSON, shell, bare). A value counts as found when neither it nor its
+tail is left in the text. The generators do not share code with the patterns under test.
 
 False hits: everything found in the running interpreter's library counts as false, except e-mail addresses and what was
 looked at and found to be a public address (`_REVIEWED`, by file and kind, for CPython 3.11). Prints one JSON line.

@@ -53,6 +53,11 @@ class Page:
         return self.document.text.encode("utf-8", "replace")
 
     @functools.cached_property
+    def visible(self) -> bytes:
+        """The bytes that are not white space."""
+        return self.data.translate(None, _SPACES)
+
+    @functools.cached_property
     def lines(self) -> list[str]:
         """The lines, without the empty one behind the last newline."""
         lines = self.document.text.split("\n")
@@ -80,8 +85,7 @@ class Page:
 
     def share_of(self, members: bytes) -> float:
         """The share of the visible bytes that are among `members`; 0 for an empty text."""
-        visible = self.data.translate(None, _SPACES)
-        return 1 - len(visible.translate(None, members)) / len(visible) if visible else 0.0
+        return 1 - len(self.visible.translate(None, members)) / len(self.visible) if self.visible else 0.0
 
 
 class Rule(Config):
@@ -237,7 +241,7 @@ class Minified(Rule):
         n = len(page.data)
         if n < self.min_characters or sum(page.line_lengths) / len(page.lines) <= self.max_mean_characters:
             return ""
-        share = 1 - len(page.data.translate(None, _SPACES)) / n
+        share = 1 - len(page.visible) / n
         return f"white space is {share:.3f} of the text" if share < self.max_space_share else ""
 
 
@@ -363,13 +367,15 @@ class _Rules(Operator):
 
     def __call__(self, document: Document) -> Document | Drop:
         """Return the document, or the first rule's reason with what it saw."""
-        page = Page(document)
+        return self.judge(Page(document)) or document
+
+    def judge(self, page: Page) -> Drop | None:
+        """Return the first refusal, or None."""
         for field in type(self).model_fields:
             rule = getattr(self, field)
             if isinstance(rule, Rule) and rule.enabled and (seen := rule.refuses(page)):
                 return Drop(rule.reason, seen)
-        n_words = float(len(page.words))
-        return with_tags(document, {"n_words": n_words}) if "n_words" not in document.tags else document
+        return None
 
 
 class TextFilters(_Rules):
@@ -389,6 +395,11 @@ class TextFilters(_Rules):
     data_table: DataTable = DataTable()
     encoded_blob: EncodedBlob = EncodedBlob()
     repeated_lines: RepeatedLines = RepeatedLines()
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Return the document with `n_words`, or the first rule's reason with what it saw."""
+        page = Page(document)
+        return self.judge(page) or with_tags(document, {"n_words": float(len(page.words))})
 
 
 class SyntaxFilters(_Rules):
