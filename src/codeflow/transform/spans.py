@@ -183,7 +183,17 @@ def change_noise(change: Change, is_held_out: Callable[[Change], bool]) -> str:
         return noise
     if _looks_generated(change.path, (change.after or change.before or "")[:_HEAD_CHARACTERS]):
         return "generated"
-    return "held_out" if is_held_out(change) else ""
+    if is_held_out(change):
+        return "held_out"
+    return "secret" if any(text and has_secret(text) for text in (change.before, change.after)) else ""
+
+
+@functools.lru_cache(maxsize=256)  # the text after a commit is mostly the text before the file's next one
+def has_secret(text: str) -> bool:
+    """Say whether the text holds a credential. Replacing it would make the patch a fiction, so the span is refused."""
+    from codeflow.transform.secrets import find_secrets
+
+    return bool(find_secrets(text, emails=False, ip_addresses=False))
 
 
 class SyntaxMemory:
@@ -270,6 +280,8 @@ class Survey:
             return "reverted_later"
         if len(commit.changes) > 4 * self.limits.max_files:
             return "too_many_files"
+        if has_secret(commit.message):
+            return "secret"
         return next((fault for change in commit.changes if (fault := change_noise(change, self.is_held_out))), "")
 
     def _from_first(self, window: deque[Step]) -> Iterator[Candidate]:
