@@ -2,8 +2,8 @@
 
     python -P benchmarks/minhash_kernel.py [--megabytes 16] [--peer-megabytes 0.5]
 
-All compute signatures of the same number of permutations from the text of Python files. Ours and rensa's and datasketch's
-shingles are the same: five tokens in a row, tokens as in `codeflow.transform.minhash`; the peers are handed the joined
+All compute signatures of the same number of permutations from the text of Python files. The shingles of ours, rensa
+and datasketch are the same: five tokens in a row, tokens as in `codeflow.transform.minhash`; the peers are handed the joined
 shingles, made outside the timing (`shingles given`), and also timed with the making in Python that their users write
 (`from text`). datatrove comes with its own shingles (five words, after its text normalisation), so its figure is its
 own whole signature step from text. Ratios are against `from text`, the same job from bytes to signature.
@@ -40,7 +40,8 @@ def shingles(text):
     return [" ".join(tokens[i : i + n_tokens]) for i in range(max(1, len(tokens) - n_tokens + 1))]
 if name == "datatrove":
     from datatrove.pipeline.dedup.minhash import MinhashDedupSignature, MinhashConfig
-    step = MinhashDedupSignature("/tmp", config=MinhashConfig(n_grams=n_tokens, num_buckets=16, hashes_per_bucket=n_permutations // 16))
+    config = MinhashConfig(n_grams=n_tokens, num_buckets=16, hashes_per_bucket=n_permutations // 16)
+    step = MinhashDedupSignature(folder, config=config)
     def sign(given):
         return step.get_signature(given)
     def shingles(text):

@@ -49,7 +49,8 @@ def main():
     seconds = {}
     for name, (pipeline, tasks) in steps.items():
         start = time.perf_counter()
-        LocalPipelineExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=folder + "/logs/" + name).run()
+        logs = folder + "/logs/" + name
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=min(workers, tasks), logging_dir=logs).run()
         seconds[name] = time.perf_counter() - start
     import glob, gzip
     kept = sum(sum(1 for _ in gzip.open(path)) for path in glob.glob(folder + "/kept/*.gz"))

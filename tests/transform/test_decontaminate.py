@@ -37,8 +37,6 @@ PROMPT = Prompt("mine/1", "mine", TEXT, SOLUTION)
 LOOPS = Prompt(
     "mine/2", "mine", "def f(n):\n", "    for i in range(n):\n        for j in range(n):\n            print(i)\n"
 )
-    "mine/2", "mine", "def f(n):\n", "    for i in range(n):\n        for j in range(n):\n            print(i)\n"
-)
 FILLER = "\n".join(f"def helper_{i}(argument_{i}):\n    return argument_{i} * {i}\n" for i in range(60))
 
 CASES = [
