@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.kernels.documents import Documents
 from codeflow.model.config import ModelConfig
-from codeflow.model.rope import rotate
+from codeflow.model.rope import Rotation, rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys after RoPE and values, each (B, T, G, D)
-Rotation = tuple[Tensor, Tensor]
 
 
 class GateProjection(nn.Module):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from codeflow.kernels.documents import Documents
-from codeflow.model.attention import GateProjection, KeyValue, Rotation, SelfAttention
+from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
 from codeflow.model.config import ModelConfig
+from codeflow.model.rope import Rotation
 
 
 class RMSNorm(nn.Module):

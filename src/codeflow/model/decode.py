@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from codeflow.model.attention import KeyValue, Rotation, SelfAttention
+from codeflow.model.attention import KeyValue, SelfAttention
 from codeflow.model.block import Block
 from codeflow.model.kv_cache import KeyValueCache
 from codeflow.model.looped import LoopCoder
-from codeflow.model.rope import rotation
+from codeflow.model.rope import Rotation, rotation
 
 
 class Decoder:

@@ -87,6 +87,7 @@ def save(model: LoopCoder, folder: Path, settings: ExportSettings | None = None)
             _check_finite(name, value, "the model to be saved")
         with atomic_path(folder / file) as temporary:
             save_file(part, temporary, metadata={"format": "pt"})
+            temporary.chmod(0o644)  # the library writes files that only their owner may read
     if len(shards) > 1:
         total = sum(value.numel() for value in tensors.values()) * dtype.itemsize
         where = {name: file for file, names in shards.items() for name in names}

@@ -22,6 +22,9 @@ def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype)
     return angles.cos()[:, :, None].to(dtype), angles.sin()[:, :, None].to(dtype)
 
 
+Rotation = tuple[Tensor, Tensor]
+
+
 class _Rotate(torch.autograd.Function):
     """The turn is linear and orthogonal, so its backward is the turn by the opposite angle; no activation is kept."""
 
