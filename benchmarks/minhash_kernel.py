@@ -5,10 +5,10 @@
 All compute signatures of the same number of permutations from the text of Python files. The shingles of ours, rensa
 and datasketch are the same: five tokens in a row, tokens as in `codeflow.transform.minhash`; the peers are handed the
 joined shingles, made outside the timing (`shingles given`), and also timed with the making in Python that their users
-write (`from text`). What is given counts as no work for the peer, so that figure favours it; and rensa 0.5's time hardly
-depends on the number of permutations (100,000 shingles: 1.1 ms for 16, 1.3 ms for 1024), so it does not take k minima
-over all shingles as the others do. datatrove comes with its own shingles (five words, after its text normalisation), so its figure is its
-own whole signature step from text. Ratios are against `from text`, the same job from bytes to signature.
+write (`from text`). What is given counts as no work for the peer, so that figure favours it; and the time of rensa 0.5
+hardly depends on the number of permutations (100,000 shingles: 1.1 ms for 16, 1.3 ms for 1024), so it does not take k
+minima over all shingles as the others do. datatrove makes its own shingles (five words of its normalised text). Ratios
+are against `from text`: the same job from bytes to signature.
 
 CPU seconds are counted, so that other work on the machine does not. Prints one JSON line: MB/s of each, ratios, and the
 compile time apart.
