@@ -41,11 +41,14 @@ def documents() -> list[Document]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> dict[str, Path]:
     """Return folders of documents, a tokenizer and two checkpoints."""
+    import torch
+
     from codeflow.model.config import ModelConfig
     from codeflow.model.huggingface import save
     from codeflow.model.looped import LoopCoder
     from codeflow.tokens.tokenizer import TokenizerConfig, train
 
+    torch.set_num_threads(1)  # two threads on matrices this small wait for each other more than they work
     folder = tmp_path_factory.mktemp("world")
     write_records(folder / "documents/heldout-00000.parquet", documents(), Document)
     (folder / "tokenizer").mkdir()

@@ -13,16 +13,17 @@ from codeflow.eval import evaluate, programs
 from codeflow.eval.evaluate import EvaluateConfig, run
 from codeflow.eval.evaluate import world as world_of
 from codeflow.eval.records import Generated
+from codeflow.sandbox.bubblewrap import INSTALL
 
 CONFIG = EvaluateConfig(
     context_tokens=128,
     bootstrap_resamples=50,
     fim_cases_per_level=2,
-    fim_max_middle_characters=40,
+    fim_max_middle_characters=20,
     fim_context_characters=200,
     task_samples=2,
     pass_ks=(1, 2),
-    max_new_tokens=12,
+    max_new_tokens=6,
 )
 
 
@@ -92,7 +93,7 @@ def test_same_bytes_again_and_after_a_kill(evaluated, world, tmp_path, monkeypat
 
 def test_without_a_sandbox_programs_are_skipped_and_said(world, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        programs, "sandbox_problem", lambda: "no sandbox: install bubblewrap (apt-get install bubblewrap)"
+        programs, "sandbox_problem", lambda: INSTALL
     )
     scores, metrics = _evaluate({k: v for k, v in world.items() if k != "second"}, tmp_path / "scores")
     assert {s.benchmark for s in scores} == {"heldout", "fim"}

@@ -5,9 +5,10 @@ capability, cleared environment, new session. The system is read-only and consis
 interpreter; there is no home, no checkout and nothing else of the host. Everything writable is sized tmpfs. When the
 pid namespace's first process ends or is killed, all of its processes are gone.
 
-Run by root, a first bubblewrap makes the mounts (an interpreter below a private home stays readable) and gives up its
-identity for nobody's; a second one inside makes the user namespace. So the code is never the host's root, not even
-without capabilities, and the kernel's process limit, from which root is exempt, holds.
+There are two bubblewraps. The outer one makes the mounts and all namespaces; the inner one puts the program into a user
+namespace below, so that it can neither trace nor inspect the processes that watch it, which have the same user. Run by
+root, the outer one also gives up its identity for nobody's in between (an interpreter below a private home stays
+readable). So the code is never the host's root, and the kernel's process limit, from which root is exempt, holds.
 
 Not covered: system-call filters (kernel bugs are the residual risk), total memory without a control group (the bound is
 processes x memory_bytes), the number of empty files in tmpfs.
@@ -127,26 +128,15 @@ def arguments(host: Host, limits: Limits, environment: Sequence[tuple[str, str]]
 def isolated(host: Host, limits: Limits, mounts: Sequence[str], as_root: bool) -> list[str]:
     """Return the command line up to and including the rlimits, given `mounts` (what `arguments` made, with files)."""
     user = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
-    user += ["--disable-userns"] if host.disable_userns else []
+    nested = ["--disable-userns"] if host.disable_userns else []
     if as_root:
-        identity = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
-        caps = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        line = [host.bwrap, *mounts, "--remount-ro", "/", *caps, "--", host.setpriv, *identity, "--"]
-        line += [
-            host.bwrap,
-            *user,
-            "--dev-bind",
-            "/",
-            "/",
-            "--chdir",
-            WORK,
-            "--cap-drop",
-            "ALL",
-            "--die-with-parent",
-            "--",
-        ]
+        identity = [host.setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"]
+        outer = [*mounts, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        line = [host.bwrap, *user, *mounts, "--remount-ro", "/", "--cap-drop", "ALL", "--"]
+        identity, outer = [], [*user, *mounts, "--cap-drop", "ALL"]
+    line = [host.bwrap, *outer, "--remount-ro", "/", "--", *identity]
+    line += [host.bwrap, *user, *nested, "--dev-bind", "/", "/", "--chdir", WORK, "--cap-drop", "ALL"]
+    line += ["--die-with-parent", "--"]
     cpu = math.ceil(limits.cpu_seconds)
     return [
         *line,

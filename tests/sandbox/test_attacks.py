@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import codeflow
+from codeflow.sandbox.attacks import ATTACKS, run_attacks
+from codeflow.sandbox.local import open_sandbox, probe
+from codeflow.sandbox.policy import Limits
+from codeflow.sandbox.result import Result, Status
+
+_SLOW = ("endless loop", "loop that ignores signals", "sleep")  # they run into the wall limit
+_needs_sandbox = pytest.mark.skipif(not probe().backend, reason=probe().problem or "a sandbox works")
+
+
+@_needs_sandbox
+def test_quick_attacks_are_contained():
+    names = tuple(attack.name for attack in ATTACKS if attack.name not in _SLOW[1:])
+    outcomes = asyncio.run(run_attacks(open_sandbox, names))
+    assert len(outcomes) == len(ATTACKS) - 2
+    assert [(o.name, o.problem) for o in outcomes if o.problem] == []
+
+
+@_needs_sandbox
+@pytest.mark.slow
+def test_attacks_on_time_are_contained():
+    outcomes = asyncio.run(run_attacks(open_sandbox, _SLOW))
+    assert [(o.name, o.status, o.problem) for o in outcomes] == [(name, Status.TIME, "") for name in _SLOW]
+
+
+@_needs_sandbox
+@pytest.mark.slow
+def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path):
+    """The suite is run by `nobody`, with the system's interpreter, on a copy that nobody can read."""
+    runuser, python = shutil.which("runuser"), shutil.which("python3", path="/usr/bin")
+    if os.geteuid() != 0 or not runuser or not python:
+        pytest.skip("needs root, runuser and /usr/bin/python3 to become an ordinary user")
+    if subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False).returncode:
+        pytest.skip(f"{python} is older than 3.11")
+    source, copy = Path(codeflow.__file__).parent, tmp_path / "copy/codeflow"
+    for name in ("__init__.py", "core/__init__.py", "core/errors.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, copy / name)
+    shutil.copytree(source / "sandbox", copy / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder not in (Path("/"), Path("/tmp")):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [runuser, "-u", "nobody", "--", python, "-m", "codeflow.sandbox.attacks"],
+        cwd=tmp_path / "copy",
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "copy"), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ATTACKS)} of {len(ATTACKS)} attacks contained, as user 65534" in done.stdout
+
+
+class _Bare:
+    """No isolation at all: shows that the harmless ones of the attacks notice when they get through."""
+
+    python = ("/usr/bin/env", "python3")
+
+    async def exec(self, argv, stdin=b"", limits=None, channel=False, keep_files=False) -> Result:
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=20)
+        return Result(Status.OK, done.returncode, 0.1, 0.1, None, done.stdout, done.stderr, b"", False, "bare")
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return None
+
+
+@pytest.mark.parametrize(
+    "name", ["network", "abstract socket of the host", "host files", "environment and other processes"]
+)
+def test_attacks_notice_when_they_get_through(name):
+    (outcome,) = asyncio.run(run_attacks(_Bare, (name,)))  # type: ignore[arg-type]
+    assert outcome.problem.startswith("ESCAPED")
+
+
+@pytest.mark.parametrize("status", [Status.INFRASTRUCTURE, Status.TIME])
+def test_an_attack_that_ends_otherwise_is_not_contained(status, monkeypatch):
+    class Sandbox(_Bare):
+        async def exec(self, argv, stdin=b"", limits: Limits | None = None, channel=False, keep_files=False) -> Result:
+            return Result(status, None, 0.1, 0.1, None, b"", b"", b"", False, "fake", "detail")
+
+    (outcome,) = asyncio.run(run_attacks(Sandbox, ("network",)))  # type: ignore[arg-type]
+    assert "detail" in outcome.problem
