@@ -134,7 +134,6 @@ def test_git_heads_come_first_and_are_marked_synthetic(
         manifest, documents = collect(
             tmp_path / "out",
             repositories=[str(synthetic_repository)],
-            required=True,
             cap_bytes=8000,
             general_cap_bytes=0,
         )
@@ -201,8 +200,8 @@ def test_bad_settings_are_one_line(environment: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="general_cap_bytes must not exceed"):
         validate(CollectConfig, {"cap_bytes": 10, "general_cap_bytes": 20})
     with pytest.raises(UserError, match="does not exist"):
-        collect(tmp_path / "out", repositories=[str(tmp_path / "nowhere")], required=True)
-    manifest, _ = collect(tmp_path / "out2", repositories=[str(tmp_path / "nowhere")])
+        collect(tmp_path / "out", repositories=[str(tmp_path / "nowhere")])
+    manifest, _ = collect(tmp_path / "out2", optional_repositories=[str(tmp_path / "nowhere")])
     assert "nowhere" in manifest.metrics["remarks"][0]
 
 

@@ -26,9 +26,7 @@ def history(output: Path, **fields: object) -> tuple[Manifest, list[Commit]]:
 
 @pytest.fixture(scope="module")
 def whole(synthetic_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, list[Commit]]:
-    return history(
-        tmp_path_factory.mktemp("whole") / "history", repositories=(str(synthetic_repository),), required=True
-    )
+    return history(tmp_path_factory.mktemp("whole") / "history", repositories=(str(synthetic_repository),))
 
 
 def git(repository: Path, *arguments: str) -> bytes:
@@ -168,14 +166,14 @@ def test_a_shallow_clone_is_said_and_its_edge_left_out(synthetic_repository: Pat
 
 def test_no_history_is_a_remark_or_an_error(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")
-    manifest, commits = history(tmp_path / "optional", repositories=(missing,))
+    manifest, commits = history(tmp_path / "optional", optional_repositories=(missing,))
     assert not commits
     assert manifest.counts.kept == 0
     assert "nowhere" in manifest.metrics["remarks"][0]
     manifest, _ = history(tmp_path / "none")
     assert manifest.metrics["remarks"] == ["no repository was named: there are no commits"]
     with pytest.raises(UserError, match="does not exist"):
-        history(tmp_path / "required", repositories=(missing,), required=True)
+        history(tmp_path / "required", repositories=(missing,))
 
 
 def test_the_world_is_the_heads(synthetic_repository: Path) -> None:

@@ -75,16 +75,16 @@ def test_git_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         locate(str(tmp_path), tmp_path)
 
 
-def test_required_or_a_remark(tmp_path: Path) -> None:
+def test_a_missing_optional_repository_is_a_remark(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")
     with pytest.raises(UserError):
-        locate_all((missing,), True, tmp_path / "cache")
+        locate_all((missing,), (), tmp_path / "cache")
     with pytest.raises(UserError):
-        fingerprint((missing,), True)
-    found, remarks = locate_all((missing,), False, tmp_path / "cache")
+        fingerprint((missing,), ())
+    found, remarks = locate_all((), (missing,), tmp_path / "cache")
     assert not found
     assert remarks == ["no history from 'nowhere': not a git repository with commits here"]
-    assert "none" in fingerprint((missing,), False)
+    assert "none" in fingerprint((), (missing,))
 
 
 def test_names_of_local_repositories(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_names_of_local_repositories(tmp_path: Path) -> None:
         tmp_path / "c", COMMIT, ("remote", "add", "origin", "https://user:secret@example.org/c.git")
     )
     four = make_repository(tmp_path / "d", COMMIT, ("remote", "add", "origin", str(one)))
-    found, _ = locate_all((str(one), str(two), str(three), str(four), str(one)), True, tmp_path / "cache")
+    found, _ = locate_all((str(one), str(two), str(three), str(four), str(one)), (), tmp_path / "cache")
     assert [item.name for item in found] == ["same", "same (2)", "https://example.org/c.git", "d"]
     assert all(item.source == "git" for item in found)
 
@@ -104,7 +104,7 @@ def test_fetched_once_and_kept_up_to_date(tmp_path: Path) -> None:
     url, cache = f"file://{upstream}", tmp_path / "cache"
     first = locate(url, cache)
     assert first.name == "upstream"
-    assert fingerprint((url,), True) == f"{url} {first.head}"
+    assert fingerprint((url,), ()) == f"{url} {first.head}"
     make_before = first.folder.stat().st_ino
     subprocess.run(
         ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(upstream), *COMMIT], check=True

@@ -43,7 +43,7 @@ class CollectConfig(Config):
     include_stdlib: bool = True
     include_packages: bool = True
     repositories: tuple[str, ...] = ()  # paths or URLs; the files at their heads
-    required: bool = False  # a repository that is missing or empty is an error rather than a remark
+    optional_repositories: tuple[str, ...] = ()  # likewise, but a missing or empty one is a remark, not an error
     domains: tuple[Literal["code", "general", "data"], ...] = ("code", "general")
     cap_bytes: int = Field(40_000_000, ge=1)  # of text, over all domains
     general_cap_bytes: int = Field(10_000_000, ge=0)  # of prose, within the cap
@@ -67,7 +67,7 @@ def world(config: CollectConfig) -> str:
         lines.append(f"cpython {platform.python_version()}")
     if config.include_packages:
         lines += [f"{item.metadata['Name']} {item.version}" for item in distributions()]
-    return "\n".join([*lines, fingerprint(config.repositories, config.required)])
+    return "\n".join([*lines, fingerprint(config.repositories, config.optional_repositories)])
 
 
 def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
@@ -77,7 +77,7 @@ def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path) -> Mani
     dropped by reason, `over_cap` being what the sample leaves out. Raises UserError for repositories like `locate_all`.
     """
     cache = Path(config.cache).expanduser() if config.cache else output.parent / "cache" / "git"
-    repositories, remarks = locate_all(config.repositories, config.required, cache)
+    repositories, remarks = locate_all(config.repositories, config.optional_repositories, cache)
     for remark in remarks:
         say(f"  collect: {remark}")
     unlisted: Counter[str] = Counter()

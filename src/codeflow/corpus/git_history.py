@@ -36,7 +36,7 @@ class HistoryConfig(Config):
     """Which histories to read, and how much of them."""
 
     repositories: tuple[str, ...] = ()  # paths or URLs (https, ssh, file)
-    required: bool = False  # a repository that is missing or empty is an error rather than a remark
+    optional_repositories: tuple[str, ...] = ()  # likewise, but a missing or empty one is a remark, not an error
     first_parent: bool = True  # False: the commits of merged branches too
     max_commits: int = Field(100_000, ge=1)  # the newest ones of each repository
     max_change_bytes: int = Field(400_000, ge=1)  # of one side of one file; larger ones come without content
@@ -86,18 +86,18 @@ class RawCommit:
 
 def world(config: HistoryConfig) -> str:
     """Return the heads of the repositories: what the history depends on besides its configuration."""
-    return fingerprint(config.repositories, config.required)
+    return fingerprint(config.repositories, config.optional_repositories)
 
 
 def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Read the histories of `config.repositories` into `commits-*.parquet`.
+    """Read the histories of the repositories into `commits-*.parquet`.
 
-    Raises UserError for a repository that is missing, empty or unreadable when `config.required`; otherwise each is a
-    remark in the manifest's metrics and the artifact may hold no commits at all.
+    Raises UserError for a repository that is missing, empty or unreadable; an optional one is a remark in the
+    manifest's metrics, and the artifact may hold no commits at all.
     """
     cache = Path(config.cache).expanduser() if config.cache else output.parent / "cache" / "git"
-    repositories, remarks = locate_all(config.repositories, config.required, cache)
-    if not config.repositories:
+    repositories, remarks = locate_all(config.repositories, config.optional_repositories, cache)
+    if not config.repositories and not config.optional_repositories:
         remarks.append("no repository was named: there are no commits")
     stretches: list[Stretch] = []
     described: dict[str, dict[str, object]] = {}

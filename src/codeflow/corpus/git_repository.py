@@ -85,31 +85,31 @@ def head_of(place: str) -> str:
     return _head(folder, "HEAD", place)
 
 
-def fingerprint(places: tuple[str, ...], required: bool) -> str:
-    """Return one line per place: its head, or (where it need not be there) why there is none. Cheap."""
+def fingerprint(places: tuple[str, ...], optional: tuple[str, ...]) -> str:
+    """Return one line per place: its head, or (for an optional one) why there is none. Cheap."""
     lines = []
-    for place in places:
+    for place in (*places, *optional):
         try:
             lines.append(f"{place} {head_of(place)}")
         except UserError as error:
-            if required:
+            if place in places:
                 raise
             lines.append(f"{place} none: {error}")
     return "\n".join(lines)
 
 
-def locate_all(places: tuple[str, ...], required: bool, cache: Path) -> tuple[list[Repository], list[str]]:
+def locate_all(places: tuple[str, ...], optional: tuple[str, ...], cache: Path) -> tuple[list[Repository], list[str]]:
     """Locate every place; return the repositories and remarks on those that are missing or shallow.
 
-    Names are made unique. Raises UserError for a missing one when `required`.
+    Names are made unique. Raises UserError for a missing one of `places`; a missing optional one is a remark.
     """
     found: list[Repository] = []
     remarks: list[str] = []
-    for place in dict.fromkeys(places):
+    for place in dict.fromkeys((*places, *optional)):
         try:
             repository = locate(place, cache)
         except UserError as error:
-            if required:
+            if place in places:
                 raise
             shown = url_without_credentials(place) if is_url(place) else Path(place).resolve().name
             remarks.append(f"no history from '{shown}': not a git repository with commits here")

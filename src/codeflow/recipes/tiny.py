@@ -27,11 +27,13 @@ from codeflow.train.config import ScheduleConfig, TrainConfig
 from codeflow.transform.decontaminate import DecontaminateConfig
 from codeflow.transform.dedup import DedupConfig
 from codeflow.transform.evolution import EvolutionConfig
+from codeflow.transform.fim import FimConfig
 from codeflow.transform.pipeline import CleanConfig
 from codeflow.transform.samples import SamplesConfig
 from codeflow.transform.split import SplitConfig
 
 CONTEXT_TOKENS = 512  # stands in for the full recipe's 4k
+FIM_CHARACTERS = 1200  # of prefix, middle and suffix, so that a completion sample fits the context
 
 
 class TrainPhases(Config):
@@ -64,11 +66,14 @@ class TinyRecipe(Config):
     def with_sources(self, repositories: tuple[str, ...], own_checkout: str, benchmarks: Path | None) -> TinyRecipe:
         """Add repositories that the user names, the project's own history, and a folder of benchmark files."""
         collect = self.collect.model_copy(update={"repositories": repositories})
-        history = self.history.model_copy(update={"repositories": repositories, "own_checkout": own_checkout})
-        prompts = (
-            self.prompts.model_copy(update={"benchmarks": str(benchmarks.resolve())}) if benchmarks else self.prompts
+        history = self.history.model_copy(
+            update={"repositories": repositories, "optional_repositories": (own_checkout,) if own_checkout else ()}
         )
-        return self.model_copy(update={"collect": collect, "history": history, "prompts": prompts})
+        files = {"benchmarks": str(benchmarks.resolve())} if benchmarks else {}
+        prompts, evaluate = self.prompts.model_copy(update=files), self.evaluate.model_copy(update=files)
+        return self.model_copy(
+            update={"collect": collect, "history": history, "prompts": prompts, "evaluate": evaluate}
+        )
 
     def chain(self) -> list[Stage]:
         """Return the stages in order, wired."""
@@ -131,7 +136,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int]) -> TinyRecip
         split=SplitConfig(),
         tokenizer=TokenizerConfig(vocab_size=8192, sample_bytes=min(8 * 2**20, cap_bytes)),
         evolution=EvolutionConfig(),
-        samples=SamplesConfig(),
+        samples=SamplesConfig(fim=FimConfig(max_characters=FIM_CHARACTERS)),
         pack=PackConfig(context_tokens=CONTEXT_TOKENS),
         train=_phases(*steps),
         evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS),

@@ -231,7 +231,7 @@ def summary(artifacts: Artifacts) -> list[tuple[str, str]]:
         )
     ]
     for artifact in gather.of_kind(artifacts, "tokens"):
-        total = sum(values["tokens"] for values in artifact.manifest.metrics.get("sets", {}).values())
+        total = sum(values["n_tokens"] for values in artifact.manifest.metrics.get("sets", {}).values())
         lines.append(("tokens", f"{total:,} in {len(artifact.manifest.metrics.get('sets', {}))} sets"))
     for artifact in gather.of_kind(artifacts, "triplets"):
         lines.append(("evolution triplets", f"{artifact.manifest.counts.kept:,}"))
