@@ -61,7 +61,7 @@ def test_who_updates_what(loop_num: int, golden: ModuleType) -> None:
 
 
 def test_one_update_is_what_the_formulae_say(golden: ModuleType) -> None:
-    """First step: AdamW moves by its learning rate along the sign; Muon by lr * sqrt(max(1, r / c)) along the polar factor."""
+    """First step: AdamW moves by its rate along the sign, Muon by lr * sqrt(max(1, r / c)) along the polar factor."""
     model = LoopCoder(golden.tiny_model())
     masters = dict(model.named_parameters())
     before = {name: master.detach().clone() for name, master in masters.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from pydantic import ValidationError
 
@@ -35,7 +37,7 @@ def test_a_schedule_spans_phases_without_a_jump() -> None:
     """Warm-up and hold, hold, decay: the factor never moves by more than one step of warm-up."""
     phases = [(WARMUP, 10), (ScheduleConfig(), 5), (DECAY, 10)]
     factors = [factor(schedule, step, steps) for schedule, steps in phases for step in range(1, steps + 1)]
-    assert max(abs(b - a) for a, b in zip(factors, factors[1:], strict=False)) <= 0.25 + 1e-9
+    assert max(abs(b - a) for a, b in itertools.pairwise(factors)) <= 0.25 + 1e-9
     assert factors[-1] == 0
 
 

@@ -59,6 +59,7 @@ class _Sharded:
         for unit in root.modules():
             if isinstance(unit, FSDPModule):
                 unit.set_gradient_divide_factor(1.0)
+                unit.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
         self.masters = dict(model.named_parameters())
 
     def collect(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
 
+_BLOCK_ROWS = 64  # whose fp32 probabilities exist at one time
 _UNDERFLOW = 1e-30  # a probability below this has lost digits in fp32; its logarithm is taken another way
 
 
@@ -92,7 +93,7 @@ def cross_entropy(
     """Return the weighted sum of -log softmax(hidden @ head.T)[target] + z_loss * logsumexp**2 in fp32 (fp64 for fp64).
 
     hidden (..., C), head (V, C), targets and weights (...). Gradients for hidden and head are made in the forward pass,
-    a chunk at a time: peak memory is chunk_rows * V logits and one fp32 copy of the head.
+    a chunk at a time: peak memory is chunk_rows * V logits in the model's dtype, and one fp32 copy of the head.
     """
     loss = _ChunkedCrossEntropy.apply(
         hidden.flatten(0, -2), head, targets.flatten(), weights.flatten(), z_loss, chunk_rows
@@ -113,13 +114,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
         grad_head = torch.zeros(head.shape, dtype=wide) if needs_grad else None
         for rows in kept.split(chunk_rows):
-            h, w = hidden[rows], weights[rows].to(wide)
-            loss, grad_logits = _chunk(h @ head.T, targets[rows], w, z_loss, wide)
-            total += loss
+            h = hidden[rows]
+            logits = h @ head.T
+            total += _into_gradient(logits, targets[rows], weights[rows].to(wide), z_loss)
             if grad_hidden is not None and grad_head is not None:
-                grad_logits = grad_logits.to(head.dtype)
-                grad_hidden[rows] = grad_logits @ head
-                grad_head += grad_logits.T @ h
+                grad_hidden[rows] = logits @ head
+                grad_head += logits.T @ h
         if grad_hidden is not None and grad_head is not None:
             ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
         return total
@@ -131,23 +131,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * upstream, grad_head * upstream, None, None, None, None
 
 
-def _chunk(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weighted loss sum of logits (R, V) and its gradient (R, V)."""
-    # softmax + gather: on CPU several times faster than logsumexp, which torch does not vectorise as well
-    probabilities = torch.softmax(logits, dim=-1, dtype=wide)
-    index = targets[:, None]
-    chosen = probabilities.gather(1, index).squeeze(1)
-    losses = -chosen.log()
-    lost = (chosen < _UNDERFLOW).nonzero().flatten()
-    if len(lost):
-        far = logits[lost].to(wide)
-        losses[lost] = far.logsumexp(-1) - far.gather(1, index[lost]).squeeze(1)
-    gradient = probabilities
-    scale = weights
-    if z_loss:
-        log_z = losses + logits.gather(1, index).squeeze(1).to(wide)
-        scale = weights * (1 + 2 * z_loss * log_z)
-        losses = losses + z_loss * log_z**2
-    gradient *= scale[:, None]
-    gradient.scatter_add_(1, index, -weights[:, None])
-    return (losses * weights).sum(), gradient
+def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    """Turn logits (R, V) into their gradient in place; return the weighted loss sum in the dtype of weights.
+
+    A block of few rows stays in the processor's cache through all the passes over it.
+    """
+    total = torch.zeros((), dtype=weights.dtype)
+    parts = (x.split(_BLOCK_ROWS) for x in (logits, targets[:, None], weights[:, None]))
+    for block, index, weight in zip(*parts, strict=True):
+        # softmax + gather: on CPU several times faster than logsumexp, which torch does not vectorise as well
+        gradient = torch.softmax(block, dim=-1, dtype=weights.dtype)
+        chosen = gradient.gather(1, index)
+        losses = -chosen.log()
+        lost = (chosen < _UNDERFLOW).squeeze(1)
+        if lost.any():
+            far = block[lost].to(weights.dtype)
+            losses[lost] = far.logsumexp(-1, keepdim=True) - far.gather(1, index[lost])
+        scale = weight
+        if z_loss:
+            log_z = losses + block.gather(1, index).to(weights.dtype)
+            scale = weight * (1 + 2 * z_loss * log_z)
+            losses = losses + z_loss * log_z**2
+        total += (losses * weight).sum()
+        gradient *= scale
+        gradient.scatter_add_(1, index, -weight)
+        block.copy_(gradient)
+    return total

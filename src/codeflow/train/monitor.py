@@ -45,11 +45,11 @@ def training_flops_per_token(config: ModelConfig, context_tokens: int) -> float:
 def measured_peak_flops(dtype: torch.dtype) -> float:
     """Return the operations per second of the fastest of a few square matrix products in `dtype` on this machine."""
     left, right = (torch.ones(_PEAK_SIZE, _PEAK_SIZE, dtype=dtype) for _ in range(2))
-    left @ right  # the first product prepares kernels
+    torch.mm(left, right)  # the first product prepares kernels
     best = float("inf")
     for _ in range(_PEAK_ROUNDS):
         started = time.perf_counter()
-        left @ right
+        torch.mm(left, right)
         best = min(best, time.perf_counter() - started)
     return 2 * _PEAK_SIZE**3 / best
 

@@ -5,8 +5,8 @@
         state/           masters, optimizer state, step: what a child phase goes on from
         metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
 
-Works alone or under torchrun (every process calls `run`). A run that was killed goes on from its last good checkpoint and
-gives the same losses and the same bytes as an undisturbed one with equal threads and processes.
+Works alone or under torchrun (every process calls `run`). A run that was killed goes on from its last good checkpoint
+and gives the same losses and the same bytes as an undisturbed one with equal threads and processes.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ class _Phase:
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if report.skipped else 0
         if progress.skipped_in_a_row > self.config.max_skips:
             raise InfrastructureError(
-                f"phase '{self.config.phase}': {progress.skipped_in_a_row} updates in a row were skipped at step {step} "
-                f"({report.skipped}); lower the learning rates, or raise max_skips={self.config.max_skips}"
+                f"phase '{self.config.phase}': {progress.skipped_in_a_row} updates in a row were skipped at step "
+                f"{step} ({report.skipped}); lower the learning rates, or raise max_skips={self.config.max_skips}"
             )
 
     def _validation_at(self, step: int) -> dict[str, Any]:
