@@ -87,6 +87,10 @@ def test_config_says_what_the_model_is(tmp_path: Path) -> None:
     tree = json.loads((tmp_path / "loop" / "config.json").read_text())
     assert (tree["model_type"], tree["architectures"]) == ("iquestloopcoder", ["IQuestLoopCoderForCausalLM"])
     assert (tree["loop_num"], tree["loop_window_size"], tree["eos_token_id"]) == (2, 4, [2, 4])
+    carried = {path.name for path in (tmp_path / "loop").glob("*.py")}
+    assert carried == {value.split(".")[0] + ".py" for value in tree["auto_map"].values()}
+    for name in carried:
+        compile((tmp_path / "loop" / name).read_text(), name, "exec")
     generation = json.loads((tmp_path / "loop" / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["bos_token_id"], generation["pad_token_id"]) == ([2, 4], 1, 0)
     for kind, architecture in (("llama", "LlamaForCausalLM"), ("iquestcoder", "IQuestCoderForCausalLM")):
