@@ -136,7 +136,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int]) -> TinyRecip
         split=SplitConfig(),
         tokenizer=TokenizerConfig(vocab_size=8192, sample_bytes=min(8 * 2**20, cap_bytes)),
         evolution=EvolutionConfig(),
-        samples=SamplesConfig(fim=FimConfig(max_characters=FIM_CHARACTERS)),
+        samples=SamplesConfig(fim=FimConfig(max_characters=FIM_CHARACTERS, max_middle_characters=FIM_CHARACTERS // 2)),
         pack=PackConfig(context_tokens=CONTEXT_TOKENS),
         train=_phases(*steps),
         evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS),
