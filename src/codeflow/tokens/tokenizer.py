@@ -25,6 +25,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import Bar, say
 from codeflow.core.storage import write_text
+from codeflow.tokens.chat import CHAT_TEMPLATE
 from codeflow.tokens.special import BOS, END_OF_TEXT, PAD, SPECIAL_IDS, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _transformers_config() -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "add_bos_token": False,
         "add_eos_token": False,
+        "chat_template": CHAT_TEMPLATE,
     }
 
 
