@@ -105,8 +105,7 @@ class DecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        turn: tuple[Tensor, Tensor],
-        masks: tuple[Tensor, Tensor],
+        shared: tuple[Tensor, Tensor, Tensor, Tensor],
         cache: LoopCache | None,
         place: tuple[int, int],
         gate: GateProjection | None,
@@ -115,21 +114,24 @@ class DecoderLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the new x (B, T, C) and the keys and values that this loop attended to.
 
+        `shared` is what all layers share: cosine, sine, the mask of the first loop's keys, that of a later loop's.
         The first loop's keys and values are arguments of their own: reentrant checkpointing, the default of
         transformers 4, sends gradients to tensors, not into tuples.
         """
-        q, k, v = self.self_attn.project(self.input_layernorm(x), *turn)
+        cosine, sine, global_mask, local_mask = shared
+        q, k, v = self.self_attn.project(self.input_layernorm(x), cosine, sine)
         loop, layer = place
         index = loop * self.n_layers + layer
         if cache is not None:
             k, v = cache.update(k, v, index)
             if loop:
                 cache.trim(index, self.window)
-        if global_k is None or gate is None:
-            mixed = _attend(q, k, v, masks[0])
+        if gate is None or global_k is None or global_v is None:
+            mixed = _attend(q, k, v, global_mask)
         else:
             weight = gate(q)
-            global_part, local_part = _attend(q, global_k, global_v, masks[0]), _attend(q, k, v, masks[1])
+            global_part = _attend(q, global_k, global_v, global_mask)
+            local_part = _attend(q, k, v, local_mask)
             mixed = (weight * global_part.float() + (1 - weight) * local_part.float()).to(x.dtype)
         x = x + self.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.post_attention_layernorm(x)), k, v
@@ -200,20 +202,19 @@ class IQuestLoopCoderModel(IQuestLoopCoderPreTrainedModel):
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(past_key_values, self.config.use_cache if use_cache is None else use_cache)
         past = cache.get_seq_length() if cache is not None else 0
-        masks = self._masks(attention_mask, hidden, past)
         if position_ids is None:
             position_ids = self._positions(attention_mask, hidden, past)
-        turn = self._turn(position_ids, hidden.dtype)
+        shared = (*self._turn(position_ids, hidden.dtype), *self._masks(attention_mask, hidden, past))
         first: list[tuple[Tensor, Tensor]] = []
         for loop in range(self.config.loop_num):
             for layer, (block, gate) in enumerate(zip(self.layers, self.gate_projections, strict=True)):
                 seen = (gate, *first[layer]) if loop else (None, None, None)
-                hidden, k, v = block(hidden, turn, masks, cache, (loop, layer), *seen)
+                hidden, k, v = block(hidden, shared, cache, (loop, layer), *seen)
                 if not loop:
                     first.append((k, v))
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
 
-    def _cache(self, given: object, wanted: bool) -> LoopCache | None:
+    def _cache(self, given: DynamicCache | None, wanted: bool) -> LoopCache | None:
         if self.gradient_checkpointing and self.training:
             return None
         if isinstance(given, LoopCache):
