@@ -135,6 +135,22 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer to a task with its verdict. `logprobs` are those of `ids` under the model's distribution."""
+
+    task_id: str
+    checkpoint: str
+    step: int  # of training; 0 where nothing is being trained
+    sample: int  # number within the task's group
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]  # with the token that ended it
+    logprobs: tuple[float, ...]
+    text: str
+    stop_reason: str  # "stop", "length" or "context"
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One number about one checkpoint with its interval. `n_faults` infrastructure faults are counted, not scored."""
 

@@ -18,7 +18,7 @@ import functools
 import json
 import marshal
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,33 @@ async def verify(task: Task, answer: str, sandbox: Sandbox, limits: Limits | Non
     return await VERIFIERS[task.verifier](json.loads(task.data), answer, sandbox, limits or Limits())
 
 
-async def _python_calls(data: dict[str, Any], program: str, sandbox: Sandbox, limits: Limits) -> Checked:
-    expected = [canonical(tree) for tree in data["expected"]]
+def expected_calls(data: Mapping[str, Any]) -> list[str]:
+    """Return the canonical texts of the expected values."""
+    return [canonical(tree) for tree in data["expected"]]
+
+
+def calls_job(data: Mapping[str, Any], program: str) -> dict[str, Any]:
+    """Return what the driver needs to call a program's function; no expected value is in it."""
     inputs = [marshal.dumps(from_tree(tree), 4) for tree in data["inputs"]]
-    job = {"kind": "calls", "program": program, "entry_point": data["entry_point"], "inputs": inputs}
-    result = await _run(sandbox, job, limits)
+    return {"program": program, "entry_point": data["entry_point"], "inputs": inputs}
+
+
+async def _python_calls(data: dict[str, Any], program: str, sandbox: Sandbox, limits: Limits) -> Checked:
+    expected = expected_calls(data)
+    result = await run_driver(sandbox, {"kind": "calls", **calls_job(data, program)}, limits)
     if result.status is Status.INFRASTRUCTURE:
         return Checked(_infrastructure(result, len(expected)), result)
-    lines = _lines(result.channel)
+    return Checked(calls_verdict(expected, result.channel, str(result.status)), result)
+
+
+def calls_verdict(expected: Sequence[str], channel: bytes, ended: str) -> Verdict:
+    """Compare what a program reported with the expected values' canonical texts. `ended` says how it came to an end."""
+    lines = _lines(channel)
     passed = sum(_holds(line, value) for line, value in zip(lines, expected, strict=False))
     if passed == len(expected) and len(lines) == len(expected):
-        return Checked(Verdict(True, 1.0, "passed", "", passed, passed), result)
-    reason = _first_failure(lines, expected, result)
-    return Checked(Verdict(False, passed / max(len(expected), 1), reason, "model", passed, len(expected)), result)
+        return Verdict(True, 1.0, "passed", "", passed, passed)
+    reason = _first_failure(lines, expected, ended)
+    return Verdict(False, passed / max(len(expected), 1), reason, "model", passed, len(expected))
 
 
 async def _humaneval(data: dict[str, Any], completion: str, sandbox: Sandbox, limits: Limits) -> Checked:
@@ -85,10 +99,10 @@ async def _humaneval(data: dict[str, Any], completion: str, sandbox: Sandbox, li
     job = {"kind": "check", "program": program, "token": token, "timeout_seconds": data["timeout_seconds"]}
     seconds = data["timeout_seconds"] + _START_SECONDS
     limits = replace(limits, wall_seconds=seconds, cpu_seconds=seconds)
-    result = await _run(sandbox, job, limits)
+    result = await run_driver(sandbox, job, limits)
     if result.status is not Status.INFRASTRUCTURE and _starved(result, data["timeout_seconds"]):
         patient = replace(limits, wall_seconds=seconds * _PATIENCE)
-        result = await _run(sandbox, {**job, "timeout_seconds": data["timeout_seconds"] * _PATIENCE}, patient)
+        result = await run_driver(sandbox, {**job, "timeout_seconds": data["timeout_seconds"] * _PATIENCE}, patient)
     if result.status is Status.INFRASTRUCTURE:
         return Checked(_infrastructure(result, 1), result)
     lines = _lines(result.channel)
@@ -113,7 +127,7 @@ def _driver() -> str:
     return Path(__file__).with_name("driver.py").read_text(encoding="utf-8")
 
 
-async def _run(sandbox: Sandbox, job: dict[str, Any], limits: Limits) -> Result:
+async def run_driver(sandbox: Sandbox, job: dict[str, Any], limits: Limits) -> Result:
     """Run a job by the driver inside. Infrastructure faults are tried again."""
     stdin = marshal.dumps(job, 4)
     attempt = 1
@@ -144,25 +158,25 @@ def _holds(line: Any, expected: str) -> bool:
         return False
 
 
-def _first_failure(lines: list[Any], expected: list[str], result: Result) -> str:
+def _first_failure(lines: list[Any], expected: Sequence[str], ended: str) -> str:
     for number, (line, value) in enumerate(zip(lines, expected, strict=False), 1):
         if not _holds(line, value):
             shown = line[1] if isinstance(line, list) and len(line) == 2 and line[0] in ("error", "load") else None
             return f"call {number}: {shown}" if isinstance(shown, str) else f"call {number}: wrong value"
     if len(lines) > len(expected):
         return "more results than calls"
-    return _ended(result, f"after {len(lines)} of {len(expected)} calls")
+    return _ended(ended, f"after {len(lines)} of {len(expected)} calls")
 
 
 def _check_failure(lines: list[Any], result: Result) -> str:
     for line in lines:
         if isinstance(line, list) and line and line[0] in ("failed", "timed out"):
             return ": ".join(str(part) for part in line)
-    return _ended(result, "before its tests did")
+    return _ended(str(result.status), "before its tests did")
 
 
-def _ended(result: Result, when: str) -> str:
-    return f"the program ended ({result.status}) {when}"
+def _ended(how: str, when: str) -> str:
+    return f"the program ended ({how}) {when}"
 
 
 def _infrastructure(result: Result, n_tests: int) -> Verdict:

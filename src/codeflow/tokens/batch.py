@@ -26,6 +26,8 @@ class Batch:
     positions: NDArray[np.int32]  # (B, T); restart at document starts
     document_starts: NDArray[np.int32]  # (B, T); the index in the row at which this position's document starts
     sets: tuple[str, ...] = ()  # (B,) the set that each row came from
+    advantages: NDArray[np.float32] | None = None  # (B, T) of the target at t; reinforcement learning only
+    old_logprobs: NDArray[np.float32] | None = None  # (B, T) of the target at t, before the step's first update
 
     @property
     def n_tokens(self) -> int:
