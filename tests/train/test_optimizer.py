@@ -58,6 +58,10 @@ def test_who_updates_what(loop_num: int, golden: ModuleType) -> None:
     }
     assert {name for name, decay in decays.items() if decay} == {"embed_tokens.weight", "lm_head.weight"}
     assert names | set(decays) == {name for name, _ in model.named_parameters()}
+    plain = OptimizerConfig(matrices="adamw", adamw_weight_decay=0.1)
+    decaying, fixed = Optimizer(dict(model.named_parameters()), plain, torch.float32)._adamw.param_groups
+    assert len(decaying["params"]) == len(names) + 2
+    assert len(decaying["params"]) + len(fixed["params"]) == len(list(model.parameters()))
 
 
 def test_one_update_is_what_the_formulae_say(golden: ModuleType) -> None:

@@ -33,8 +33,9 @@ class ScheduleConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """Muon for the matrices inside the layers, AdamW for embeddings, output head, norms and gates."""
+    """Muon (or AdamW) for the matrices inside the layers, AdamW for embeddings, output head, norms and gates."""
 
+    matrices: Literal["muon", "adamw"] = "muon"  # AdamW is cheaper where a step has few tokens for the model's size
     muon_learning_rate: float = Field(default=0.02, ge=0)
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     muon_iterations: int = Field(default=5, ge=1)
@@ -43,7 +44,7 @@ class OptimizerConfig(Config):
     adamw_beta1: float = Field(default=0.9, ge=0, lt=1)
     adamw_beta2: float = Field(default=0.95, ge=0, lt=1)
     adamw_epsilon: float = Field(default=1e-8, gt=0)
-    adamw_weight_decay: float = Field(default=0.0, ge=0)  # of embeddings and head; norms and gates never decay
+    adamw_weight_decay: float = Field(default=0.0, ge=0)  # norms and gates never decay
     clip_norm: float = Field(default=1.0, gt=0)  # the gradient's norm is cut to this
 
 

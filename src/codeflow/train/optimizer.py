@@ -75,11 +75,12 @@ class Optimizer:
         """`dtype` is the precision of Muon's iteration; masters and state stay in fp32."""
         self._masters, self._config = dict(masters), config
         self.updates = 0
-        matrices = {name: master for name, master in masters.items() if is_matrix(name, master)}
+        muon = config.matrices == "muon"
+        matrices = {name: master for name, master in masters.items() if muon and is_matrix(name, master)}
         self._muon = Muon(matrices, config, dtype)
         others = {name: master for name, master in masters.items() if name not in matrices}
-        decaying = [master for name, master in others.items() if _is_table(name, master)]
-        fixed = [master for name, master in others.items() if not _is_table(name, master)]
+        decaying = [master for name, master in others.items() if _decays(name, master)]
+        fixed = [master for name, master in others.items() if not _decays(name, master)]
         groups = [(decaying, config.adamw_weight_decay), (fixed, 0.0)]
         self._adamw = torch.optim.AdamW(
             [{"params": members, "weight_decay": decay} for members, decay in groups if members],
@@ -136,6 +137,6 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and name.startswith("layers.") and "gate_projection" not in name
 
 
-def _is_table(name: str, parameter: Tensor) -> bool:
-    """Say whether this is the embedding or the output head, which may decay; norms and gates never do."""
-    return parameter.ndim == 2 and not name.startswith("layers.")
+def _decays(name: str, parameter: Tensor) -> bool:
+    """Say whether AdamW may decay this parameter: embedding, output head and matrices, but no norm and no gate."""
+    return parameter.ndim == 2 and "gate_projection" not in name
