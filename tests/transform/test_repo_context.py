@@ -108,7 +108,7 @@ def test_context_is_what_the_target_needs_in_dependency_order() -> None:
         "shop/invoice.py",
     ]
     sample = samples["shop/invoice.py"]
-    assert [origin.path for origin in sample.origins][0] == "shop/invoice.py"
+    assert sample.origins[0].path == "shop/invoice.py"
     assert sorted(origin.path for origin in sample.origins) == sorted(_files(sample))
 
 

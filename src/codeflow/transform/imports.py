@@ -45,14 +45,14 @@ class ImportGraph:
 
     def _resolve(self, importer: str, level: int, module: str, names: Sequence[str]) -> list[str]:
         """Resolve `from <level dots><module> import <names>`; `names` is empty for `import module`."""
-        parts = tuple(module.split(".")) if module else ()
+        parts: tuple[str, ...] = tuple(module.split(".")) if module else ()
         if level:
             folder = posixpath.dirname(importer).split("/") if "/" in importer else []
             if level - 1 > len(folder):
                 return []
             roots = [tuple(folder[: len(folder) - (level - 1)])]
         else:
-            roots = self._roots(importer, parts[0])
+            roots = self._roots(importer, module.partition(".")[0])
         for root in roots:
             found = [path for name in names if (path := self._modules.get((*root, *parts, name)))]
             whole = self._modules.get((*root, *parts))
@@ -109,7 +109,7 @@ def python_imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
         module = node.child_by_field_name("module_name")
         if module is None:
             continue
-        dotted = module.text.decode("utf-8", "replace").replace(" ", "")
+        dotted = (module.text or b"").decode("utf-8", "replace").replace(" ", "")
         bare = dotted.lstrip(".")
         if bare or dotted:
             found.append((len(dotted) - len(bare), bare, names))
@@ -118,7 +118,7 @@ def python_imports(text: str) -> list[tuple[int, str, tuple[str, ...]]]:
 
 def _name(node: Any) -> str:
     inner = node.child_by_field_name("name") if node.type == "aliased_import" else node
-    return inner.text.decode("utf-8", "replace").replace(" ", "") if inner is not None else ""
+    return (inner.text or b"").decode("utf-8", "replace").replace(" ", "") if inner is not None else ""
 
 
 @functools.cache
