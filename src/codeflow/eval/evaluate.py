@@ -21,8 +21,10 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import PROGRESS, Counts, Manifest, seal
 from codeflow.core.progress import Bar, say
 from codeflow.core.storage import write_text
-from codeflow.core.types import Document, Score
+from codeflow.core.types import Document, Score, Task
 from codeflow.eval.benchmark import HUMANEVAL, benchmarks_folder, fingerprint
+from codeflow.eval.micro_task_scores import NAME as CHAT_TASKS
+from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
 
 if TYPE_CHECKING:
     from codeflow.eval.programs import ProgramTask
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from codeflow.model.looped import LoopCoder
     from codeflow.tokens.tokenizer import Tokenizer
 
-_NOT_CHECKPOINTS = ("documents", "tokenizer")
+_NOT_CHECKPOINTS = ("documents", "tokenizer", "tasks")
 
 
 class EvaluateConfig(Config):
@@ -55,6 +57,7 @@ class EvaluateConfig(Config):
     pass_ks: tuple[PositiveInt, ...] = (1, 4)
     generate_batch: PositiveInt = 48
     sandboxes: PositiveInt = 2  # at once
+    micro_tasks: MicroTaskScoresConfig = MicroTaskScoresConfig()  # of the input `tasks`, where it is given
 
     @field_validator("pass_ks")
     @classmethod
@@ -80,6 +83,7 @@ class _Inputs:
     documents: tuple[Document, ...]
     tokenizer: Tokenizer
     tasks: Mapping[str, Sequence[ProgramTask]]  # by benchmark; empty where programs cannot be run
+    chat_tasks: Sequence[Task] = ()  # empty where none are given or programs cannot be run
 
 
 def run(config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
@@ -122,6 +126,7 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> Man
 def _read(config: EvaluateConfig, inputs: Mapping[str, Path], remarks: list[str]) -> _Inputs:
     from codeflow.core.records import read_shards
     from codeflow.eval.bits_per_byte import choose
+    from codeflow.eval.micro_task_scores import load_tasks
     from codeflow.tokens.tokenizer import Tokenizer
 
     chosen = choose(
@@ -129,7 +134,9 @@ def _read(config: EvaluateConfig, inputs: Mapping[str, Path], remarks: list[str]
     )
     if not chosen:
         raise UserError(f"{inputs['documents']} holds no held-out documents; raise heldout_fraction of its split stage")
-    return _Inputs(config, tuple(chosen), Tokenizer.load(inputs["tokenizer"]), _tasks(config, remarks))
+    tasks = _tasks(config, remarks)
+    chat_tasks = load_tasks(inputs["tasks"], config.micro_tasks) if "tasks" in inputs and tasks else ()
+    return _Inputs(config, tuple(chosen), Tokenizer.load(inputs["tokenizer"]), tasks, chat_tasks)
 
 
 def _tasks(config: EvaluateConfig, remarks: list[str]) -> dict[str, Sequence[ProgramTask]]:
@@ -184,6 +191,8 @@ def _checkpoint_parts(read: _Inputs, checkpoint: str, folder: Path, output: Path
         return loaded[0]
 
     names = [bits_per_byte.NAME, fim_exact_match.NAME, *read.tasks]
+    if read.chat_tasks and read.config.micro_tasks.asks(checkpoint):
+        names.append(CHAT_TASKS)
     parts: list[Part] = []
     with Bar(f"evaluate {checkpoint}", len(names), "parts") as bar:
         for name in names:
@@ -193,6 +202,8 @@ def _checkpoint_parts(read: _Inputs, checkpoint: str, folder: Path, output: Path
                     return _bits_part(read, checkpoint, model())
                 if name == fim_exact_match.NAME:
                     return _fim_part(read, checkpoint, model())
+                if name == CHAT_TASKS:
+                    return _chat_part(read, checkpoint, model())
                 return _program_part(read, name, checkpoint, model())
 
             parts.append(_kept(output, f"{name}-{checkpoint}", make))
@@ -296,6 +307,16 @@ def _program_part(read: _Inputs, benchmark: str, checkpoint: str, model: LoopCod
     scores = programs.score(scorer, tasks, checked, config.pass_ks)
     counts = {f"{benchmark}: prompts cut to the context": n_cut}
     return Part(tuple(scores), tuple(programs.rows(checkpoint, tasks, outputs, checked)), counts)
+
+
+def _chat_part(read: _Inputs, checkpoint: str, model: LoopCoder) -> Part:
+    from codeflow.eval import micro_task_scores
+    from codeflow.solve.rollout import Source
+
+    config = read.config.micro_tasks
+    scorer = _scorer(read, CHAT_TASKS, checkpoint, {**config.shown(checkpoint), "tasks": len(read.chat_tasks)})
+    source = Source(model, read.tokenizer, checkpoint, read.config.seed)
+    return micro_task_scores.part(source, read.chat_tasks, config, scorer)
 
 
 def _kept(output: Path, name: str, make: Any) -> Part:

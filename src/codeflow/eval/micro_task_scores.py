@@ -35,6 +35,7 @@ class MicroTaskScoresConfig(Config):
     samples: PositiveInt = 16
     ks: tuple[PositiveInt, ...] = Field(default=(1, 8), min_length=1)
     rollout: RolloutConfig = RolloutConfig()
+    checkpoints: tuple[str, ...] = ()  # that are asked; empty: all
     thinking: tuple[str, ...] = ()  # checkpoints whose prompts open a thinking block
 
     @model_validator(mode="after")
@@ -42,6 +43,10 @@ class MicroTaskScoresConfig(Config):
         if max(self.ks) > self.samples:
             raise ValueError(f"ks={self.ks} needs at least {max(self.ks)} samples, samples={self.samples}; raise it")
         return self
+
+    def asks(self, checkpoint: str) -> bool:
+        """Say whether a checkpoint is asked."""
+        return not self.checkpoints or checkpoint in self.checkpoints
 
     def rollout_of(self, checkpoint: str) -> RolloutConfig:
         """Return how a checkpoint is asked."""
