@@ -13,6 +13,7 @@ from codeflow.report.page import ReportConfig
 
 Artifacts = Mapping[str, Artifact]
 Section = dict[str, Any]
+_COMPRESSORS = ("gzip", "xz")  # yardsticks among the checkpoints
 
 
 def cite(*artifacts: Artifact) -> list[dict[str, str]]:
@@ -38,7 +39,11 @@ def funnel(artifacts: Artifacts, config: ReportConfig) -> Section:
                 "remarks": artifact.remarks,
             }
         )
-    drawn = [(stage["name"], stage["read"], stage["kept"]) for stage in stages]
+    # A source reads far more than it takes (the rest lies beyond its cap), so its bar starts at what it took.
+    drawn = [
+        (s["name"], s["read"] if artifact.manifest.inputs else s["kept"], s["kept"])
+        for s, artifact in zip(stages, chain, strict=True)
+    ]
     return {"chart": charts.funnel(drawn), "stages": stages, "sources": cite(*chain)}
 
 
@@ -48,7 +53,7 @@ def mixture(artifacts: Artifacts) -> Section:
     tables = gather.documents_by(documents)
 
     def rows(table: Mapping[str, Sequence[int]], n: int = 14) -> list[tuple[str, float, str]]:
-        items = list(table.items())
+        items = [(name if len(name) <= 34 else name[:33] + "…", value) for name, value in table.items()]
         shown = [(name, float(size), f"{size / 1e6:.2f} MB, {count:,} documents") for name, (count, size) in items[:n]]
         if rest := items[n:]:
             size, count = sum(v[1] for _, v in rest), sum(v[0] for _, v in rest)
@@ -131,21 +136,36 @@ def scores(artifacts: Artifacts, config: ReportConfig) -> Section:
     artifact = gather.required(artifacts, "scores")
     found = gather.scores(artifact)
     bits = [(s.subset or "all", s.checkpoint, s.value, s.low, s.high) for s in found if s.metric == "bits_per_byte"]
-    shown = []
-    for row in gather.generations(artifact):
-        if len(shown) == config.n_generations:
-            break
-        shown.append(row)
+    levels = [
+        (s.subset, s.checkpoint, s.value, s.low, s.high) for s in found if s.metric == "edit_similarity" and s.subset
+    ]
     return {
         "bits": charts.intervals(bits, "bits per byte on held-out documents, lower is better", reference="gzip")
         if bits
         else "",
         "rows": [score for score in found if score.metric != "bits_per_byte"],
         "bit_rows": _pivot([score for score in found if score.metric == "bits_per_byte"]),
-        "generations": shown,
+        "completion": charts.intervals(levels, "edit similarity of completions, by level") if levels else "",
+        "generations": _generations(artifact, config.n_generations),
         "remarks": artifact.remarks,
         "sources": cite(artifact),
     }
+
+
+def _generations(artifact: Artifact, n: int) -> list[dict[str, Any]]:
+    """Return `n` generations of the last checkpoint, spread over the benchmarks: the best rewarded first."""
+    rows = list(gather.generations(artifact))
+    last = [row for row in rows if row["checkpoint"] == rows[-1]["checkpoint"]]
+    by_benchmark: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(last, key=lambda row: -row["reward"]):
+        by_benchmark.setdefault(row["benchmark"], []).append(row)
+    share = max(1, n // max(len(by_benchmark), 1))
+    keys = ("task", "prompt", "output", "reference", "reason", "sandbox")
+    return [
+        {"benchmark": name, **{key: str(row[key])[:600] for key in keys if row[key]}}
+        for name, found in by_benchmark.items()
+        for row in found[:share]
+    ]
 
 
 def _pivot(found: Sequence[Score]) -> Section:
@@ -225,31 +245,34 @@ def summary(artifacts: Artifacts) -> list[tuple[str, str]]:
     """The numbers that matter, as (name, text)."""
     documents = gather.of_kind(artifacts, "documents")
     lines = [
-        (
-            "documents",
-            f"{documents[-1].manifest.counts.kept:,} kept of {documents[0].manifest.counts.read:,} files read",
-        )
+        ("documents", f"{documents[-1].manifest.counts.kept:,} kept of {documents[0].manifest.counts.kept:,} taken")
     ]
     for artifact in gather.of_kind(artifacts, "tokens"):
-        total = sum(values["n_tokens"] for values in artifact.manifest.metrics.get("sets", {}).values())
-        lines.append(("tokens", f"{total:,} in {len(artifact.manifest.metrics.get('sets', {}))} sets"))
+        sets = artifact.manifest.metrics.get("sets", {})
+        lines.append(("tokens", f"{sum(values['n_tokens'] for values in sets.values()):,} in {len(sets)} sets"))
     for artifact in gather.of_kind(artifacts, "triplets"):
         lines.append(("evolution triplets", f"{artifact.manifest.counts.kept:,}"))
     for artifact in gather.of_kind(artifacts, "checkpoint"):
         points = [row["validation"] for row in gather.curve(artifact) if "validation" in row]
         if points:
-            moves = ", ".join(
-                f"{name} {points[0][name]:.3f} -> {points[-1][name]:.3f}"
-                for name in sorted(points[0])
-                if name in points[-1]
-            )
+            names = [name for name in sorted(points[0]) if name in points[-1]]
+            moves = ", ".join(f"{name} {points[0][name]:.2f} → {points[-1][name]:.2f}" for name in names)
             lines.append((f"held-out loss, {artifact.config['phase']} phase", moves))
     for artifact in gather.of_kind(artifacts, "scores"):
-        lines += [
-            (f"{s.benchmark} {s.metric}, {s.checkpoint}", f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]")
-            for s in gather.scores(artifact)
-            if not s.subset
-        ]
+        lines += _headlines(gather.scores(artifact))
     seconds = sum(artifact.run.get("seconds", 0) for artifact in artifacts.values())
     peak = max((artifact.run.get("peak_memory_bytes", 0) for artifact in artifacts.values()), default=0)
     return [*lines, ("made in", f"{seconds:.0f} s of stages, at most {peak / 2**30:.1f} GiB")]
+
+
+def _headlines(found: Sequence[Score]) -> list[tuple[str, str]]:
+    """One line per benchmark and metric: the last checkpoint, beside gzip where there is one."""
+    whole = [score for score in found if not score.subset]
+    last = {(score.benchmark, score.metric): score for score in whole if score.checkpoint not in _COMPRESSORS}
+    beside = {(score.benchmark, score.metric): score for score in whole if score.checkpoint == "gzip"}
+    lines = []
+    for key, score in last.items():
+        text = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+        text += f", gzip {beside[key].value:.3f}" if key in beside else ""
+        lines.append((f"{score.benchmark} {score.metric}, {score.checkpoint}", text))
+    return lines
