@@ -51,11 +51,15 @@ class Step:
     @property
     def code(self) -> str:
         """The primitive's code with the parameter in it."""
-        return self.primitive.code.replace("{k}", repr(self.parameter))
+        return self.primitive.code.replace("{k}", _literal(self.parameter))
 
     def phrase(self, source: random.Random) -> str:
         """Return one of the primitive's phrases with the parameter in it."""
-        return source.choice(self.primitive.phrases).replace("{k}", repr(self.parameter))
+        return source.choice(self.primitive.phrases).replace("{k}", _literal(self.parameter))
+
+
+def _literal(parameter: Any) -> str:
+    return f'"{parameter}"' if isinstance(parameter, str) else repr(parameter)  # strings as in all solutions
 
 
 def with_parameters(primitives: Sequence[Primitive], source: random.Random) -> tuple[Step, ...]:

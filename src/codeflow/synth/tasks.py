@@ -1,12 +1,12 @@
-"""Stage `tasks`: micro-tasks with hidden tests, each proved by its gold answer (Code-Flow §7: up to 20 tests per problem).
+"""Stage `tasks`: micro-tasks with hidden tests, each proved by its gold answer (Code-Flow §7: 20 tests per problem).
 
 A task asks for one small function: one to three primitives of a family in a row (its level), with two visible examples.
 Expected values come from the oracles, never from the gold answer. Hidden tests never repeat a visible input, have
 several outcomes, and tell the composition from each shorter one, so constants, tables of the visible examples and
 half-solutions fail at least one test.
 
-Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. SFT and RL share compositions, dev and heldout have their own
-(`compositions.py`); no prompt is there twice.
+Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. SFT and RL share compositions, dev and heldout have their
+own (`compositions.py`); no prompt is there twice.
 """
 
 from __future__ import annotations

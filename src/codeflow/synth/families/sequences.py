@@ -60,6 +60,13 @@ def _running(xs: list[int], _: Any) -> list[int]:
     return found
 
 
+def _middle(xs: list[int], _: Any) -> int:
+    before, after = 0, len(xs) - 1
+    while after > before:
+        before, after = before + 1, after - 1
+    return xs[before] if xs else 0
+
+
 def _most_frequent(xs: list[int], _: Any) -> int:
     pairs = [(-_how_often(xs, x), x) for x in xs]
     return _ordered(pairs)[0][1] if pairs else 0
@@ -104,14 +111,16 @@ LISTS = Family(
             "xs[0] if xs else 0", lambda xs, _: [*xs, 0][0]),
         end("last", "the last element, or 0 if there is none|the last element (0 for an empty list)",
             "xs[-1] if xs else 0", lambda xs, _: [0, *xs].pop()),
-        end("ends", "the sum of the first and last elements, or 0 if there is none|first plus last element (0 if empty)",
+        end("ends", "the sum of first and last element, or 0 if empty|first plus last element (0 if empty)",
             "xs[0] + xs[-1] if xs else 0", lambda xs, _: [*xs, 0][0] + [0, *xs].pop()),
     ),
 )  # fmt: skip
 
 
 def _each(name: str, phrases: str, code: str, oracle: Callable[..., int], parameters: Any = ()) -> Primitive:
-    return step(name, phrases, f"[{code} for x in xs]", lambda xs, k: list(map(lambda x: oracle(x, k), xs)), parameters)
+    return step(
+        name, phrases, f"[{code} for x in xs]", lambda xs, k: [oracle(xs[i], k) for i in range(len(xs))], parameters
+    )
 
 
 def _keep(name: str, phrases: str, code: str, oracle: Callable[..., bool], parameters: Any = ()) -> Primitive:
@@ -176,7 +185,7 @@ SORTING = Family(
              "sorted(xs, key=lambda x: x % 10)", lambda xs, _: _ordered(xs, lambda x: x - x // 10 * 10)),
         step("even_first", "move the even elements to the front|put even elements before odd ones, in order",
              "sorted(xs, key=lambda x: x % 2)",
-             lambda xs, _: [x for x in xs if str(x)[-1] in _EVEN_DIGITS] + [x for x in xs if str(x)[-1] in _ODD_DIGITS]),
+             lambda xs, _: [x for digits in (_EVEN_DIGITS, _ODD_DIGITS) for x in xs if str(x)[-1] in digits]),
         step("every_second", "keep every second element, starting with the first|keep the elements at even positions",
              "xs[::2]", lambda xs, _: _at(xs, lambda i: i % 2 == 0)),
         REVERSE,
@@ -189,8 +198,7 @@ SORTING = Family(
         end("second", "the second element, or 0 if there is none|the second element (0 if missing)",
             "xs[1] if len(xs) > 1 else 0", lambda xs, _: [*xs, 0, 0][1] if xs[1:] else 0),
         end("middle", "the element at the middle position, or 0 if empty|the middle element (index len // 2), or 0",
-            "xs[len(xs) // 2] if xs else 0", lambda xs, _: next((x for i, x in enumerate(xs) if i in (len(xs) / 2, (len(xs) - 1) / 2)
-                                                                and 2 * i >= len(xs) - 1), 0)),
+            "xs[len(xs) // 2] if xs else 0", _middle),
         end("spread", "the last minus the first element, or 0 if empty|the difference of last and first (0 if empty)",
             "xs[-1] - xs[0] if xs else 0", lambda xs, _: _total([xs[i + 1] - xs[i] for i in range(len(xs) - 1)])),
         end("sum_first", "the sum of the first {k} elements|the first {k} elements added up", "sum(xs[:{k}])",
@@ -229,7 +237,8 @@ COUNTING = Family(
             lambda xs, _: len(_first_of_each(xs))),
         end("count_of", "how often {k} occurs|the number of elements equal to {k}", "xs.count({k})",
             lambda xs, k: _how_often(xs, k), range(5)),
-        end("most_frequent", "the most frequent element, the smallest if tied, or 0|the commonest element (ties: smallest; 0 if none)",
+        end("most_frequent",
+            "the most frequent element, the smallest if tied, or 0|the commonest (ties: smallest; 0 if none)",
             "max(sorted(set(xs)), key=xs.count, default=0)", _most_frequent),
         end("counts", "a dictionary from element to count|a dictionary of how often each element occurs",
             "{x: xs.count(x) for x in xs}", lambda xs, _: {x: _how_often(xs, x) for x in _first_of_each(xs)}),
@@ -287,7 +296,8 @@ INTERVALS = Family(
             lambda spans, _: [len(_points(*p)) for p in spans]),
         end("starts", "the list of starts|the start of each interval as a list", "[a for a, b in spans]",
             lambda spans, _: [p[0] for p in spans]),
-        end("covered", "how many integers x have start <= x < end for some interval|the number of integers covered, ends excluded",
+        end("covered",
+            "how many integers have start <= x < end somewhere|the number of integers covered, ends excluded",
             "len({x for a, b in spans for x in range(a, b)})",
             lambda spans, _: len([x for x in range(-9, 60) if [p for p in spans if p[0] <= x < p[1]]])),
     ),
