@@ -70,6 +70,7 @@ def test_every_file_is_there(release: Path) -> None:
         tree = json.loads((release / name / "tokenizer_config.json").read_text())
         assert "<|im_start|>" in tree["chat_template"]
         assert tree["model_max_length"] == 96
+        assert tree["model_input_names"] == ["input_ids", "attention_mask"]
         tree = json.loads((release / name / "special_tokens_map.json").read_text())
         others = tree.pop("additional_special_tokens")
         assert sorted([*tree.values(), *others]) == sorted(SPECIAL_TOKENS)
@@ -180,7 +181,8 @@ torch.set_num_threads(1)
 found = {}
 for folder, remote in json.loads(sys.argv[1]).items():
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote).eval()
+    assert model.dtype == torch.float32
     messages = [{"role": "user", "content": "Area of 3 and 4?"}]
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     rows = []
@@ -190,7 +192,7 @@ for folder, remote in json.loads(sys.argv[1]).items():
         made = model.generate(**ids, max_new_tokens=24)[0, len(prompt):].tolist()
         rows.append({"prompt": prompt, "made": made, "text": tokenizer.decode(prompt)})
     found[folder] = {"rows": rows, "chat": tokenizer(rendered)["input_ids"], "length": tokenizer.model_max_length}
-print(json.dumps(found))
+open(sys.argv[2], "w").write(json.dumps(found))
 """
 
 
@@ -200,17 +202,13 @@ def test_transformers_continues_as_we_do(release: Path, requirements: str, tmp_p
     """Our remote code runs only where the user says `trust_remote_code=True`: for the looped model."""
     python = PEER / ".venv" / requirements / "bin" / "python"
     if not python.exists():
-        folder = python.parents[1]
-        pytest.fail(
-            f"no {python}: python3 -m venv {folder} && {folder}/bin/pip install -r {PEER / requirements}.txt",
-            pytrace=False,
-        )
+        pytest.fail(f"no {python}: `.venv/bin/python scripts/check_transformers.py` makes it", pytrace=False)
     folders = {str(release / name): name == "loop" for name in ("code", "loop")}
-    command = [str(python), "-c", _SCRIPT, json.dumps(folders)]
+    command = [str(python), "-c", _SCRIPT, json.dumps(folders), str(tmp_path / "found.json")]
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads((tmp_path / "found.json").read_text())
     tokenizer = Tokenizer.load(release / "code")
     parts = prompt_segments([Message("user", "Area of 3 and 4?")])
     chat, _ = render_segments([{"role": p.role, "text": p.text, "train": p.train} for p in parts], tokenizer)

@@ -156,6 +156,8 @@ def _write_tokenizer(source: Path, folder: Path, context_tokens: int) -> None:
 
     write_bytes(folder / TOKENIZER_FILE, (source / TOKENIZER_FILE).read_bytes())
     tree = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+    # Without names of inputs, transformers 4 makes `token_type_ids`, and then its `generate` refuses them.
+    tree |= {"model_input_names": ["input_ids", "attention_mask"]}
     tree |= {"chat_template": CHAT_TEMPLATE, "model_max_length": context_tokens}
     write_text(folder / CONFIG_FILE, json.dumps(tree, indent=2, sort_keys=True) + "\n")
     named = {"bos_token": BOS, "eos_token": END_OF_TEXT, "pad_token": PAD}
