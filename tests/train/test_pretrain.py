@@ -214,6 +214,19 @@ def test_exported_model_has_the_loss_that_was_measured(
     ).read_bytes()
 
 
+def test_an_absent_set_is_an_error_unless_it_is_optional(
+    golden: ModuleType, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    mixture = {"code": 0.9, "evolution": 0.1}
+    with pytest.raises(UserError, match="evolution"):
+        train(phase_config(golden, mixture=mixture), inputs, tmp_path / "error")
+    manifest = train(phase_config(golden, mixture=mixture, optional_sets=("evolution",)), inputs, tmp_path / "out")
+    assert manifest.metrics["remarks"] == [
+        "set 'evolution' is empty: left out of the mixture, the other weights share its part"
+    ]
+    assert set(manifest.metrics["sets"]) == {"code"}
+
+
 def test_loss_spikes_are_skipped_and_recorded(
     golden: ModuleType, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

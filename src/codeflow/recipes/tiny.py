@@ -168,7 +168,8 @@ def _phases(general: int, code: int, anneal: int) -> TrainPhases:
         code=TrainConfig(
             phase="code",
             steps=code,
-            mixture={"general": 0.15, "code": 0.6, "fim": 0.25},
+            mixture={"general": 0.15, "code": 0.55, "fim": 0.2, "evolution": 0.1},
+            optional_sets=("evolution",),  # a project without a history gives none
         ),
         anneal=TrainConfig(
             phase="anneal",

@@ -57,6 +57,7 @@ class TrainConfig(Config):
     batch_rows: int = Field(default=8, ge=1)  # rows of one update, over all processes
     micro_rows: int | None = Field(default=None, ge=1)  # rows of one backward pass per process; None: all at once
     mixture: dict[str, float] = Field(default_factory=lambda: {"general": 1.0})  # set -> weight
+    optional_sets: tuple[str, ...] = ()  # of the mixture: when empty they are left out, and the manifest says so
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     inherit_optimizer: bool = True  # go on with the parent's momenta

@@ -45,7 +45,7 @@ from codeflow.train.loop import StepReport, Trainee, held_out_loss, train_step
 from codeflow.train.losses import NextToken, Objective, TensorBatch
 from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
 from codeflow.train.optimizer import Optimizer
-from codeflow.train.rows import TrainingRows, training_rows
+from codeflow.train.rows import TrainingRows, training_rows, without_absent
 
 STATE, MODEL, CHECKPOINTS = "state", "model", "checkpoints"
 _TAIL_STEPS = 10  # of the mean in the manifest
@@ -78,7 +78,8 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
     `max_skips` updates in a row were not finite.
     """
     with world(config.mesh) as here, kept_memory(), _threads(config.n_threads):
-        rows = training_rows(inputs["tokens"], config.mixture, config.batch_rows, config.validation_rows, config.seed)
+        mixture = without_absent(config.mixture, config.optional_sets, inputs["tokens"])
+        rows = training_rows(inputs["tokens"], mixture, config.batch_rows, config.validation_rows, config.seed)
         origin = _origin(config, inputs, here)
         _check_fit(origin.model, rows, inputs)
         phase = _Phase(config, rows, origin, here, output)
@@ -295,7 +296,11 @@ def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
     losses = [row["loss"] for row in rows if "loss" in row]
     validations = [row["validation"] for row in rows if "validation" in row]
     tail = losses[-_TAIL_STEPS:]
+    absent = [name for name in config.optional_sets if name in config.mixture and name not in phase.rows.sets]
     return {
+        "remarks": [
+            f"set '{name}' is empty: left out of the mixture, the other weights share its part" for name in absent
+        ],
         "phase": config.phase,
         "steps": config.steps,
         "tokens": phase.progress.tokens - phase.origin.tokens,

@@ -5,7 +5,7 @@ A set gives up `validation_rows` rows, but never more than a quarter of what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,12 @@ class TrainingRows(Loader):
         batch = batch_from_rows(ids, flags, (name,) * per_rank)
         batch.weights[places >= n] = 0
         return batch
+
+
+def without_absent(mixture: Mapping[str, float], optional: Collection[str], folder: Path) -> dict[str, float]:
+    """Return the mixture without the optional sets that a tokens artifact does not hold."""
+    there = read_index(folder).sets
+    return {name: weight for name, weight in mixture.items() if name not in optional or name in there}
 
 
 def training_rows(
