@@ -120,6 +120,18 @@ def test_whole_targets() -> None:
     assert counts.notes["level whole"] == counts.kept == 10
 
 
+def test_long_whole_targets_are_cut_at_a_line_and_have_no_end() -> None:
+    text = "".join(f"value_{i} = {i}\n" for i in range(3000))
+    documents = [*_shop(), _document("long.py", text), _document("line.py", "x = '" + "y" * 30_000 + "'\n")]
+    samples, counts = _samples(documents, fim_share=0.0)
+    last = samples["long.py"].segments[-1].text
+    assert text.startswith(last)
+    assert last.endswith("\n")
+    assert 23_980 < len(last) <= FimConfig().max_characters == 24_000
+    assert samples["long.py"].id.startswith("repository/head/")
+    assert counts.dropped == {"whole_target_too_long": 1}
+
+
 def test_the_middle_is_in_no_context_file() -> None:
     """Copies of a function, indented otherwise, in half of the files."""
     body = "def area(rows, columns):\n    return rows * columns + border_of(rows)\n"

@@ -6,7 +6,8 @@
     <|file_sep|>{path of the target}
     <|fim_prefix|>{pre}<|fim_suffix|>{suf}<|fim_middle|>{mid}<|im_end|>
 
-A share of the targets is not split: there the last file stands whole and ends with `<|endoftext|>`.
+A share of the targets is not split: there the last file stands whole and ends with `<|endoftext|>`, or, where it is too
+long, as its head with no end.
 
 Context is chosen as an editor could choose it, from what surrounds the hole alone: first files that the target
 depends on, then the files that resemble prefix and suffix most (BM25 over identifiers). A file gives one snippet: the
@@ -345,11 +346,15 @@ def _split(document: Document, config: RepoContextConfig) -> _Target | str:
 
 
 def _whole(document: Document, config: RepoContextConfig) -> _Target | str:
-    if len(document.text) > config.fim.max_characters:
-        return "whole_target_too_long"
-    parts = (Segment("text", document.text), Segment("special", END_OF_TEXT))
+    limit, text = config.fim.max_characters, document.text
+    ending: tuple[Segment, ...] = (Segment("special", END_OF_TEXT),)
+    if len(text) > limit:
+        text, ending = text[: text.rfind("\n", 0, limit) + 1], ()  # where it is cut is no end of a text
+        if not text.strip():
+            return "whole_target_too_long"
     # The head of the file is all that an editor would know before the rest is written.
-    return _Target("whole", parts, document.text[: len(document.text) // 4 + 1], "")
+    query = text[: len(text) // 4 + 1]
+    return _Target("whole" if ending else "head", (Segment("text", text), *ending), query, "")
 
 
 def _choose(
