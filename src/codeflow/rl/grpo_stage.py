@@ -6,8 +6,9 @@
         rollouts-NNNNN.parquet   every rollout of step NNNNN with its verdict
 
 A step samples from the weights that the step before left. A run that was killed goes on from its last good checkpoint
-and gives the same rollouts, metrics and weights as an undisturbed one with equal threads. Not covered: several
-processes, and sampling that runs ahead of training.
+and gives the same rollouts, metrics and weights as an undisturbed one with equal threads, as long as no verdict hangs
+on the machine (a program that needs about all of its time limit). Not covered: several processes, and sampling that
+runs ahead of training.
 """
 
 from __future__ import annotations
