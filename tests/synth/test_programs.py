@@ -12,4 +12,5 @@ def test_programs_parse_end_in_one_print_and_depend_on_the_seed_alone():
     assert len(set(programs)) > 280
     for program in programs:
         last = ast.parse(program).body[-1]
-        assert ast.unparse(last).startswith("print(") and program.count("print(") == 1
+        assert ast.unparse(last).startswith("print(")
+        assert program.count("print(") == 1

@@ -29,22 +29,30 @@ def test_samples_are_the_proved_answers_and_their_executions(tasks_folder, tmp_p
     instruct = list(read_shards(tmp_path / "a", "instruct", Sample))
     assert [_trained(sample) for sample in instruct] == [json.loads(t.data)["gold"].strip() + IM_END for t in tasks]
     thinking = {sample.id: sample for sample in read_shards(tmp_path / "a", "thinking", Sample)}
-    assert manifest.metrics["samples"] == {"instruct": 84, "thinking": len(thinking)} and len(thinking) > 75
+    assert manifest.metrics["samples"] == {"instruct": 84, "thinking": len(thinking)}
+    assert len(thinking) > 75
     for task in tasks:
         sample, data = thinking.get(f"thinking/{task.id}"), json.loads(task.data)
         if sample:
             lines = _trained(sample).partition("</think>")[0].splitlines()
             expected = from_tree(data["visible"]["expected"][0])
-            assert lines[-1].startswith("return ") and lines[-1].endswith(f"-> {expected!r}")
-    again = _make(SolutionsConfig(shard_tasks=50), {"tasks": tasks_folder}, tmp_path / "b", workers=2)
-    assert again.fingerprint == manifest.fingerprint
+            assert lines[-1].startswith("return ")
+            assert lines[-1].endswith(f"-> {expected!r}")
+
+
+@pytest.mark.slow
+def test_equal_bytes_with_any_number_of_workers(tasks_folder, tmp_path):
+    config = SolutionsConfig(shard_tasks=50)
+    found = {_make(config, {"tasks": tasks_folder}, tmp_path / str(n), n).fingerprint for n in (1, 2)}
+    assert len(found) == 1
 
 
 def test_tasks_without_a_trace_are_counted(tasks_folder, tmp_path):
     config = SolutionsConfig(sets=("thinking",), trace=TraceConfig(most_characters=60))
     manifest = _make(config, {"tasks": tasks_folder}, tmp_path / "a")
-    n, left_out = manifest.metrics["samples"]["thinking"], manifest.counts.notes["no thinking: trace too long"]
-    assert left_out > 0 and n + left_out == 84
+    n, notes = manifest.metrics["samples"]["thinking"], manifest.counts.notes
+    assert notes["no thinking: trace too long"] > 0
+    assert n + sum(count for note, count in notes.items() if note.startswith("no thinking: ")) == 84
     assert not list((tmp_path / "a").glob("instruct-*"))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -57,7 +58,9 @@ def test_no_prompt_twice_and_no_held_out_composition_in_training(tasks):
         s: {(d["family"], d["composition"]) for t in found for d in [json.loads(t.data)]} for s, found in tasks.items()
     }
     trained = of["sft"] | of["rl"]
-    assert not of["heldout"] & trained and not of["dev"] & trained and not of["heldout"] & of["dev"]
+    assert not of["heldout"] & trained
+    assert not of["dev"] & trained
+    assert not of["heldout"] & of["dev"]
 
 
 def test_hidden_tests_are_disjoint_from_the_visible_and_of_several_outcomes(tasks):
@@ -65,7 +68,9 @@ def test_hidden_tests_are_disjoint_from_the_visible_and_of_several_outcomes(task
         data = json.loads(task.data)
         visible = {canonical(tree) for tree in data["visible"]["inputs"]}
         hidden = [canonical(tree) for tree in data["inputs"]]
-        assert len(visible) == 2 and len(hidden) == len(set(hidden)) == 20 and not visible & set(hidden)
+        assert len(visible) == 2
+        assert len(hidden) == len(set(hidden)) == 20
+        assert not visible & set(hidden)
         outcomes = [canonical(tree) for tree in data["expected"]]
         assert max(outcomes.count(o) for o in set(outcomes)) <= 16
         for given, expected in zip(data["visible"]["inputs"], data["visible"]["expected"], strict=True):
@@ -106,6 +111,7 @@ def test_proof_names_the_task_whose_gold_answer_fails(tasks):
     assert not found[0][1].passed
 
 
+@pytest.mark.slow
 def test_equal_bytes_after_an_interrupted_run_and_with_two_workers(tasks_folder, tmp_path):
     output = tmp_path / "tasks"
     begin(output, "tasks", CONFIG, {}, "k")
@@ -116,7 +122,7 @@ def test_equal_bytes_after_an_interrupted_run_and_with_two_workers(tasks_folder,
 
 
 def test_seed_changes_tasks():
-    small = {"n_sft": 28, "n_rl": 0, "n_dev": 0, "n_heldout": 14}
+    small: dict[str, Any] = {"n_sft": 28, "n_rl": 0, "n_dev": 0, "n_heldout": 14}
     first, second = (make_tasks(TasksConfig(seed=s, **small), FAMILIES[0]) for s in (0, 1))
     assert {t.prompt for t in first["sft"]}.isdisjoint(t.prompt for t in second["sft"])
     assert first == make_tasks(TasksConfig(seed=0, **small), FAMILIES[0])
@@ -131,6 +137,6 @@ def test_without_a_sandbox_the_stage_stops_and_names_bubblewrap(monkeypatch, tmp
 @pytest.mark.parametrize(
     "fields", [{"level_weights": (0, 0, 0)}, {"level_weights": (-1, 1, 1)}, {"heldout_level_weights": (1, 1, 1)}]
 )
-def test_bad_weights_are_refused(fields):
+def test_bad_weights_are_refused(fields: dict[str, Any]):
     with pytest.raises(ValidationError, match="weights"):
         TasksConfig(**fields)

@@ -35,4 +35,5 @@ def test_traces_show_what_the_execution_did():
     found = trace([*CASES, *REFUSED], TraceConfig())
     assert [traced.text for traced in found[: len(CASES)]] == list(CASES.values())
     assert [traced.reason for traced in found[len(CASES) :]] == list(REFUSED.values())
-    assert found[0].value == "[1, 3]" and found[2].printed == ("a 1", "a 1")
+    assert found[0].value == "[1, 3]"
+    assert found[2].printed == ("a 1", "a 1")

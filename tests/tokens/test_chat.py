@@ -50,7 +50,7 @@ def test_template_gives_the_ids_of_the_segments(name, tokenizer, tokenizer_folde
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-def test_prompt_is_the_template_with_generation_prompt_and_a_prefix_of_the_answer(
+def test_prompt_is_the_template_and_a_prefix_of_the_answer(
     thinking, tokenizer, tokenizer_folder
 ):
     fast = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))

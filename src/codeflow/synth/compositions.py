@@ -1,6 +1,6 @@
 """Which compositions of primitives there are, and which split may see them.
 
-The split is a property of the names alone, not of a seed: what is held out of training is so in every run, by every
+The split is a property of the code alone, not of a seed: what is held out of training is so in every run, by every
 stage that makes samples. Unordered pairs of primitives are assigned to `train` (SFT and RL), `dev` (choosing settings)
 or `heldout` (judging). A composition belongs to a split by its neighbouring pairs, so training sees no pair of another
 split in either order, not even inside a longer composition; single primitives belong to training. Every primitive of a
@@ -23,10 +23,10 @@ from codeflow.synth.families import FAMILIES
 from codeflow.synth.primitive import Family, Primitive, Step, expected_value, with_parameters
 
 TRAIN, DEV, HELDOUT = "train", "dev", "heldout"
-_SHARES = {DEV: 0.10, HELDOUT: 0.15}  # of a family's pairs
+_DEV_SHARE, _HELDOUT_SHARE = 0.10, 0.15  # of pairs, about
+_SALT = 24  # another one chooses other pairs; with this one no primitive lacks pairs to train on
 _N_PROBES = 24
 _LEAST_EFFECT = 0.15  # of probes on which each primitive of a pair must matter
-_LEAST_TRAINED = 3  # training pairs that each primitive of a held-out pair has
 
 Composition = tuple[str, ...]  # names of primitives, in order
 
@@ -70,30 +70,16 @@ def _matters(family: Family, primitives: Sequence[Primitive]) -> bool:
     return min(effects) >= _LEAST_EFFECT * _N_PROBES and commonest <= (1 - _LEAST_EFFECT) * _N_PROBES
 
 
-@functools.cache
-def assignment(family: Family) -> dict[frozenset[str], str]:
-    """Return the split of each unordered pair."""
-    unordered = sorted({frozenset(pair) for pair in pairs(family)}, key=lambda pair: _place(family, pair))
-    found = dict.fromkeys(unordered, TRAIN)
-    trained = Counter(name for pair in unordered for name in pair)
-    for split, share in _SHARES.items():
-        wanted = round(share * len(unordered))
-        for pair in unordered:
-            if not wanted:
-                break
-            if found[pair] == TRAIN and all(trained[name] > _LEAST_TRAINED for name in pair):
-                found[pair], wanted = split, wanted - 1
-                trained.subtract(pair)
-    return found
-
-
-def _place(family: Family, pair: frozenset[str]) -> str:
-    return sha256_text(f"{family.name}/{'+'.join(sorted(pair))}")
+def pair_split(family: Family, pair: Composition) -> str:
+    """Return the split of a pair in either order. It hangs on the code, so equal pairs of two families agree."""
+    code = sorted(family[name].code for name in pair)
+    place = int(sha256_text(f"{_SALT}/{family.variable}/{'/'.join(code)}")[:8], 16) / 2**32
+    return DEV if place < _DEV_SHARE else HELDOUT if place < _DEV_SHARE + _HELDOUT_SHARE else TRAIN
 
 
 def split_of(family: Family, composition: Composition) -> str:
     """Return the split of a composition: "" when it belongs to none (a primitive without effect, or two splits)."""
-    splits = _ordered_assignment(family)
+    splits = _splits_of_pairs(family)
     if any(pair not in splits for pair in pairwise(composition)):
         return ""
     held = {splits[pair] for pair in pairwise(composition)} - {TRAIN}
@@ -101,8 +87,8 @@ def split_of(family: Family, composition: Composition) -> str:
 
 
 @functools.cache
-def _ordered_assignment(family: Family) -> dict[Composition, str]:
-    return {pair: assignment(family)[frozenset(pair)] for pair in pairs(family)}
+def _splits_of_pairs(family: Family) -> dict[Composition, str]:
+    return {pair: pair_split(family, pair) for pair in pairs(family)}
 
 
 @functools.cache

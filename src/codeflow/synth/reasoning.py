@@ -31,10 +31,10 @@ _ASK_RETURNS = ("What does {call} return?", "Give the value of {call}.", "What i
 class ReasoningConfig(Config):
     """How many programs are run (those that pass a bound give no sample), and which share are calls of gold answers."""
 
-    n_programs: int = Field(3300, ge=1)
-    share_of_calls: float = Field(0.4, ge=0.0, le=1.0)
+    n_programs: int = Field(default=3300, ge=1)
+    share_of_calls: float = Field(default=0.4, ge=0.0, le=1.0)
     trace: TraceConfig = TraceConfig()
-    shard_programs: int = Field(550, ge=1)
+    shard_programs: int = Field(default=550, ge=1)
     seed: int = 0
 
 

@@ -30,7 +30,7 @@ class SolutionsConfig(Config):
 
     sets: tuple[str, ...] = SETS
     trace: TraceConfig = TraceConfig()
-    shard_tasks: int = Field(1500, ge=1)
+    shard_tasks: int = Field(default=1500, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,14 +48,14 @@ _RETURN = (" and return ", ", and return ", "; return ")
 class TasksConfig(Config):
     """How many tasks of each split; a level's share is its weight among those that the split has."""
 
-    n_sft: int = Field(6000, ge=0)
-    n_rl: int = Field(2000, ge=0)
-    n_dev: int = Field(150, ge=0)
-    n_heldout: int = Field(300, ge=0)
-    n_hidden: int = Field(20, ge=4, le=20)
+    n_sft: int = Field(default=6000, ge=0)
+    n_rl: int = Field(default=2000, ge=0)
+    n_dev: int = Field(default=150, ge=0)
+    n_heldout: int = Field(default=300, ge=0)
+    n_hidden: int = Field(default=20, ge=4, le=20)
     level_weights: tuple[float, float, float] = (0.3, 0.5, 0.2)  # levels 1, 2, 3 of sft and rl
     heldout_level_weights: tuple[float, float, float] = (0.0, 0.8, 0.2)  # of dev and heldout; singles are trained on
-    batch_tasks: int = Field(250, ge=1)  # proved per start of the sandbox
+    batch_tasks: int = Field(default=250, ge=1)  # proved per start of the sandbox
     seed: int = 0
 
     @model_validator(mode="after")

@@ -173,5 +173,5 @@ def _check(message: Message) -> None:
             arguments = None
         if not isinstance(arguments, dict) or json.dumps(call.name) != f'"{call.name}"':
             raise UserError(
-                f"tool call '{call.name}' with arguments {call.arguments!r}: needs a plain name, JSON object"
+                f"tool call '{call.name}' with arguments {call.arguments!r}: give a plain name, a JSON object"
             )

@@ -109,7 +109,7 @@ NUMBER_THEORY = Family(
         end("prime", "whether it is prime|whether it is a prime number", "n > 1 and all(n % d for d in range(2, n))",
             lambda n, _: len(_divisors(n)) == 2),
         end("divisible", "whether it is divisible by {k}|whether {k} divides it", "n % {k} == 0",
-            lambda n, k: n in range(0, n + 1, k), range(2, 8)),
+            lambda n, k: n in range(0, n + 1, k), range(3, 9)),
         end("digits", "the list of its digits|its decimal digits as a list", "[int(c) for c in str(n)]",
             lambda n, _: _digits(n)),
         end("is_square", "whether it is a perfect square|whether it is the square of an integer",

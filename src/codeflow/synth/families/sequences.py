@@ -144,7 +144,7 @@ MAPPING = Family(
         _keep("keep_positive", "keep the positive elements|remove zeros and negative elements", "x > 0",
               lambda x, _: x in range(1, 10**6)),
         _keep("keep_above", "keep the elements greater than {k}|remove the elements up to {k}", "x > {k}",
-              lambda x, k: not x <= k, range(-2, 8)),
+              lambda x, k: not x <= k, (-2, -1, 1, 2, 3, 4, 5, 7)),
         _keep("drop_value", "remove every {k}|drop the elements equal to {k}", "x != {k}",
               lambda x, k: x < k or x > k, (0, 1, 2, 4)),
         _each("add", "add {k} to each element|increase every element by {k}", "x + {k}", lambda x, k: x - (0 - k),
