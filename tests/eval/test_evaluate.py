@@ -23,13 +23,16 @@ CONFIG = EvaluateConfig(
     fim_context_characters=200,
     task_samples=2,
     pass_ks=(1, 2),
+    fim_max_new_tokens=8,
     max_new_tokens=6,
+    dtype="float32",
 )
 
 
 @pytest.fixture(autouse=True)
 def _no_official_files(monkeypatch):
     monkeypatch.delenv("CODEFLOW_BENCHMARKS", raising=False)
+    monkeypatch.setattr(evaluate, "workers", lambda: 1)
 
 
 def _evaluate(world: dict[str, Path], output: Path, config: EvaluateConfig = CONFIG) -> tuple[list[Score], dict]:
@@ -42,6 +45,7 @@ def _evaluate(world: dict[str, Path], output: Path, config: EvaluateConfig = CON
 def evaluated(world, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CODEFLOW_BENCHMARKS", raising=False)
+        patch.setattr(evaluate, "workers", lambda: 1)
         output = tmp_path_factory.mktemp("evaluated") / "scores"
         return output, *_evaluate(world, output)
 
@@ -49,11 +53,12 @@ def evaluated(world, tmp_path_factory):
 def test_scores_of_every_part_and_checkpoint(evaluated):
     output, scores, metrics = evaluated
     assert {s.checkpoint for s in scores} == {"gzip", "xz", "first", "second"}
-    whole = {(s.benchmark, s.metric) for s in scores if s.checkpoint == "first" and not s.subset}
+    whole = {(s.benchmark, s.metric) for s in scores if s.checkpoint == "second" and not s.subset}
     expected = {("heldout", "bits_per_byte"), ("fim", "exact_match"), ("fim", "edit_similarity")}
     if not programs.sandbox_problem():
         expected |= {("micro_tasks", "pass@1"), ("micro_tasks", "pass@2")}
         assert metrics["backend"] == ["bubblewrap"]
+        assert not any(s.benchmark == "micro_tasks" and s.checkpoint == "first" for s in scores)
     assert whole == expected
     assert all(s.low <= s.value <= s.high for s in scores)
     assert any("CODEFLOW_BENCHMARKS is not set" in remark for remark in metrics["remarks"])
@@ -69,18 +74,18 @@ def test_same_bytes_again_and_after_a_kill(evaluated, world, tmp_path, monkeypat
     begin(tmp_path / "scores", "scores", CONFIG, {}, "k")
     honest, made = evaluate._fim_part, []
 
-    def dies(read, checkpoint, model):
-        if checkpoint == "second":
+    def dies(job, documents, tokenizer):
+        if job.checkpoint == "second":
             raise KeyboardInterrupt
-        return honest(read, checkpoint, model)
+        return honest(job, documents, tokenizer)
 
     monkeypatch.setattr(evaluate, "_fim_part", dies)
     with pytest.raises(KeyboardInterrupt):
         run(CONFIG, world, tmp_path / "scores")
 
-    def counts(read, checkpoint, model):
-        made.append(checkpoint)
-        return honest(read, checkpoint, model)
+    def counts(job, documents, tokenizer):
+        made.append(job.checkpoint)
+        return honest(job, documents, tokenizer)
 
     monkeypatch.setattr(evaluate, "_fim_part", counts)
     run(CONFIG, world, tmp_path / "scores")
@@ -91,10 +96,17 @@ def test_same_bytes_again_and_after_a_kill(evaluated, world, tmp_path, monkeypat
         assert (output / name).read_bytes() == (tmp_path / "scores" / name).read_bytes(), name
 
 
+@pytest.mark.slow
+def test_same_bytes_from_several_processes(evaluated, world, tmp_path, monkeypatch):
+    output, _, _ = evaluated
+    monkeypatch.setattr(evaluate, "workers", lambda: 2)
+    _evaluate(world, tmp_path / "scores")
+    for path in output.iterdir():
+        assert path.read_bytes() == (tmp_path / "scores" / path.name).read_bytes(), path.name
+
+
 def test_without_a_sandbox_programs_are_skipped_and_said(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        programs, "sandbox_problem", lambda: INSTALL
-    )
+    monkeypatch.setattr(programs, "sandbox_problem", lambda: INSTALL)
     scores, metrics = _evaluate({k: v for k, v in world.items() if k != "second"}, tmp_path / "scores")
     assert {s.benchmark for s in scores} == {"heldout", "fim"}
     assert any("apt-get install bubblewrap" in remark for remark in metrics["remarks"])
