@@ -27,20 +27,19 @@ from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.core.progress import say
-from codeflow.core.storage import remove_tree, write_bytes
+from codeflow.core.storage import remove_tree
 from codeflow.execute.local import default_workers
-from codeflow.model import huggingface
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
 from codeflow.parallel.checkpoint import Complete
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place, whole
-from codeflow.tokens.special import BOS, END_OF_TEXT, IM_END, PAD, SPECIAL_IDS
-from codeflow.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
+from codeflow.tokens.tokenizer import Tokenizer
 from codeflow.train import schedule
 from codeflow.train.allocator import kept_memory
 from codeflow.train.config import TrainConfig
+from codeflow.train.export import export_model
 from codeflow.train.loop import StepReport, Trainee, held_out_loss, train_step
 from codeflow.train.losses import NextToken, Objective, TensorBatch
 from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
@@ -177,6 +176,7 @@ class _Phase:
         if progress.step == config.steps:
             return
         monitor = self._monitor()
+        self._set_second_pass(max(progress.step, 0))
         if progress.step < 0:
             values = self._validation_at(0)
             if monitor:
@@ -185,6 +185,7 @@ class _Phase:
         for step in range(progress.step + 1, config.steps + 1):
             started = time.perf_counter()
             factor = schedule.factor(config.schedule, step, config.steps)
+            self._set_second_pass(step)
             batches = self._batches(step)
             report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
             seconds = time.perf_counter() - started
@@ -216,6 +217,10 @@ class _Phase:
         monitor = Monitor(self.output, self.config.phase, self.config.steps, flops, self.progress.step)
         monitor.peak(peak)
         return monitor
+
+    def _set_second_pass(self, step: int) -> None:
+        ramp = self.config.second_pass_ramp_steps
+        self.trainee.objective.model.second_pass_scale = min(1.0, step / ramp) if ramp else 1.0
 
     def _batches(self, step: int) -> list[TensorBatch]:
         batch = TensorBatch.of(self.rows.batch(step - 1, self.here.rank, self.here.n_ranks))
@@ -260,9 +265,7 @@ class _Phase:
 
 
 def _finish(phase: _Phase, weights: Mapping[str, torch.Tensor], inputs: Mapping[str, Path], output: Path) -> None:
-    remove_tree(output / MODEL)
-    _export(phase, weights, output / MODEL)
-    write_bytes(output / MODEL / TOKENIZER_FILE, (inputs["tokenizer"] / TOKENIZER_FILE).read_bytes())
+    export_model(phase.origin.model, weights, phase.dtype, inputs["tokenizer"], output / MODEL)
     if (output / CHECKPOINTS).exists():
         remove_tree(output / CHECKPOINTS)
     for left in itertools.chain(output.glob(".*.tmp"), output.glob(".*.deleted")):
@@ -272,22 +275,6 @@ def _finish(phase: _Phase, weights: Mapping[str, torch.Tensor], inputs: Mapping[
     n_rows = phase.config.steps * phase.config.batch_rows
     counts = Counts(read=n_rows, kept=n_rows, notes={"skipped_updates": n_skipped} if n_skipped else {})
     seal(output, counts, _summary(phase, rows))
-
-
-def _export(phase: _Phase, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write the model as it computes: in the working precision."""
-    with torch.device("meta"):
-        model = LoopCoder(phase.origin.model)
-    model.load_state_dict(dict(weights), strict=False, assign=True)
-    if phase.origin.model.tie_word_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    settings = huggingface.ExportSettings(
-        dtype="bfloat16" if phase.dtype == torch.bfloat16 else "float32",
-        bos_token_id=SPECIAL_IDS[BOS],
-        eos_token_ids=(SPECIAL_IDS[END_OF_TEXT], SPECIAL_IDS[IM_END]),
-        pad_token_id=SPECIAL_IDS[PAD],
-    )
-    huggingface.save(model, folder, settings)
 
 
 def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
