@@ -74,16 +74,16 @@ class _Group:
 
 
 def run(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Pack every set of `inputs["samples"]` with the tokenizer of `inputs["tokenizer"]`.
+    """Pack every set of the samples artifacts (all inputs but one) with the tokenizer of `inputs["tokenizer"]`.
 
-    Raises UserError when there is no sample file or an asked-for set is missing. Metrics by set: rows, tokens,
+    Raises UserError when an input has no sample file or an asked-for set is missing. Metrics by set: rows, tokens,
     documents, pieces, loss tokens, fill, and the hash of the token multiset.
     """
     from codeflow.tokens.token_shard import INDEX, TokenIndex
     from codeflow.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(inputs["tokenizer"])
-    jobs = _jobs(config, inputs["samples"], inputs["tokenizer"], output)
+    jobs = _jobs(config, inputs, output)
     every_job = [job for jobs_of_set in jobs.values() for job in jobs_of_set]
     counts = run_shards(encode, every_job, output, "encode")
     sets: dict[str, SetIndex] = {}
@@ -101,18 +101,23 @@ def run(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
     return seal(output, counts, {"sets": {name: row.model_dump(exclude={"shards"}) for name, row in sets.items()}})
 
 
-def _jobs(config: PackConfig, samples: Path, tokenizer: Path, output: Path) -> dict[str, list[EncodeJob]]:
+def _jobs(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, list[EncodeJob]]:
     jobs: dict[str, list[EncodeJob]] = {}
-    for path in sorted(samples.glob("*.parquet")):
-        match = _SAMPLE_FILE.fullmatch(path.name)
-        if match and match["set"] != _NOT_A_SET:
-            job = EncodeJob(path.stem, path, tokenizer, output / PROGRESS / path.stem)
-            jobs.setdefault(match["set"], []).append(job)
+    for source, samples in inputs.items():
+        if source == "tokenizer":
+            continue
+        files = [(path, _SAMPLE_FILE.fullmatch(path.name)) for path in sorted(samples.glob("*.parquet"))]
+        for path, match in files:
+            if match and match["set"] != _NOT_A_SET:
+                name = f"{source}.{path.stem}"
+                job = EncodeJob(name, path, inputs["tokenizer"], output / PROGRESS / name)
+                jobs.setdefault(match["set"], []).append(job)
     if not jobs:
-        raise UserError(f"no sample files (<set>-00000.parquet) in {samples}; run the samples stage first")
+        folders = ", ".join(str(path) for name, path in inputs.items() if name != "tokenizer")
+        raise UserError(f"no sample files (<set>-00000.parquet) in {folders}; run the stages that make samples first")
     missing = [name for name in config.sets if name not in jobs]
     if missing:
-        raise UserError(f"no set '{missing[0]}' in {samples}{suggest(missing[0], jobs)}")
+        raise UserError(f"no set '{missing[0]}' among the samples{suggest(missing[0], jobs)}")
     return {name: found for name, found in jobs.items() if not config.sets or name in config.sets}
 
 
