@@ -97,6 +97,46 @@ def show(
     show_artifact(artifact, records, row, verify)
 
 
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint artifact, or a published directory.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file whose text to continue.")] = None,
+    fim: Annotated[
+        tuple[str, str] | None, typer.Option(help="Prefix and suffix of a hole to fill.", metavar="PREFIX SUFFIX")
+    ] = None,
+    chat: Annotated[str | None, typer.Option(help="A message to answer.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="E.g. temperature=0.8, samples=4, thinking=true."),
+    ] = None,
+) -> None:
+    """Continue a prompt, fill a hole, or answer a message with any checkpoint.
+
+    Examples:
+
+        codeflow generate runs/tiny/train_anneal --prompt "def add(a, b):"
+
+        codeflow generate runs/tiny/loop_stage2 --fim "def add(a, b):\\n    return " "\\n"
+
+        codeflow generate runs/tiny/rl_instruct --chat "Write f(xs) ..." -s temperature=0.8 -s samples=4
+
+    Settings: max_new_tokens (128), temperature (0, greedy), top_k, top_p, seed, samples, thinking, system, stop.
+    """
+    from codeflow.core.config import validate
+    from codeflow.core.errors import suggest
+    from codeflow.recipes.generate import GenerateRequest, generate_text
+
+    fields: dict[str, Any] = {"prompt": prompt, "file": file, "fim": fim, "chat": chat}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in GenerateRequest.model_fields:
+            raise UserError(f"--set {setting}: no setting '{name}'{suggest(name, GenerateRequest.model_fields)}")
+        fields[name] = value.split(",") if name == "stop" else value
+    request = validate(GenerateRequest, fields)
+    generate_text(checkpoint, request, lambda text: print(text, end="", flush=True))
+
+
 def _add(verb: Verb) -> None:
     def print_fields(wanted: bool) -> None:
         if wanted:

@@ -45,12 +45,12 @@ class CollectConfig(Config):
     repositories: tuple[str, ...] = ()  # paths or URLs; the files at their heads
     optional_repositories: tuple[str, ...] = ()  # likewise, but a missing or empty one is a remark, not an error
     domains: tuple[Literal["code", "general", "data"], ...] = ("code", "general")
-    cap_bytes: int = Field(40_000_000, ge=1)  # of text, over all domains
-    general_cap_bytes: int = Field(10_000_000, ge=0)  # of prose, within the cap
-    repository_share: float = Field(0.5, ge=0, le=1)  # of either cap, for repositories ahead of everything else
-    max_file_bytes: int = Field(400_000, ge=1)
-    min_docstring_characters: int = Field(500, ge=1)  # of a module's docstrings together
-    shard_bytes: int = Field(4_000_000, ge=1)
+    cap_bytes: int = Field(default=40_000_000, ge=1)  # of text, over all domains
+    general_cap_bytes: int = Field(default=10_000_000, ge=0)  # of prose, within the cap
+    repository_share: float = Field(default=0.5, ge=0, le=1)  # of either cap, for repositories ahead of everything else
+    max_file_bytes: int = Field(default=400_000, ge=1)
+    min_docstring_characters: int = Field(default=500, ge=1)  # of a module's docstrings together
+    shard_bytes: int = Field(default=4_000_000, ge=1)
     cache: str = ""  # folder for fetched repositories; "" puts it beside the artifact
 
     @model_validator(mode="after")

@@ -38,12 +38,14 @@ class HistoryConfig(Config):
     repositories: tuple[str, ...] = ()  # paths or URLs (https, ssh, file)
     optional_repositories: tuple[str, ...] = ()  # likewise, but a missing or empty one is a remark, not an error
     first_parent: bool = True  # False: the commits of merged branches too
-    max_commits: int = Field(100_000, ge=1)  # the newest ones of each repository
-    max_change_bytes: int = Field(400_000, ge=1)  # of one side of one file; larger ones come without content
-    max_commit_bytes: int = Field(4_000_000, ge=1)  # of all contents of one commit; the rest comes without content
+    max_commits: int = Field(default=100_000, ge=1)  # the newest ones of each repository
+    max_change_bytes: int = Field(default=400_000, ge=1)  # of one side of one file; larger ones come without content
+    max_commit_bytes: int = Field(
+        default=4_000_000, ge=1
+    )  # of all contents of one commit; the rest comes without content
     encoding_errors: Literal["skip", "replace"] = "skip"  # for contents that are not UTF-8
-    rename_similarity: int = Field(50, ge=1, le=100)  # per cent
-    commits_per_shard: int = Field(2000, ge=1)
+    rename_similarity: int = Field(default=50, ge=1, le=100)  # per cent
+    commits_per_shard: int = Field(default=2000, ge=1)
     cache: str = ""  # folder for fetched repositories; "" puts it beside the artifact
 
 

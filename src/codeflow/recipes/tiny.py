@@ -2,7 +2,8 @@
 
 Covered: files and histories -> clean, deduplicated, decontaminated documents -> samples (plain text,
 fill-in-the-middle, evolution triplets) -> tokens -> a small dense model trained in three phases (general, code,
-annealing) -> scores -> report.
+annealing) -> the looped model, mid-training, two post-training paths (tiny_post.py) -> scores, published checkpoints,
+report.
 
 The real recipe's numbers are in `docs/recipe.md`; here every size is cut to what two cores do in minutes, while
 order, formats and rules stay the same.
@@ -16,11 +17,15 @@ from codeflow.core.config import Config
 from codeflow.corpus.collect import CollectConfig
 from codeflow.corpus.git_history import HistoryConfig
 from codeflow.eval.evaluate import EvaluateConfig
+from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
 from codeflow.eval.prompts import PromptsConfig
 from codeflow.execute.chain import Stage
 from codeflow.model.config import ModelConfig
+from codeflow.recipes.tiny_post import CONTEXTS, PostPath, PostTraining, post_training
 from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
+from codeflow.solve.config import RolloutConfig
+from codeflow.synth.tasks import TasksConfig
 from codeflow.tokens.pack import PackConfig
 from codeflow.tokens.tokenizer import TokenizerConfig
 from codeflow.train.config import ScheduleConfig, TrainConfig
@@ -60,6 +65,7 @@ class TinyRecipe(Config):
     samples: SamplesConfig
     pack: PackConfig
     train: TrainPhases
+    post: PostTraining
     evaluate: EvaluateConfig
     report: ReportConfig
 
@@ -98,19 +104,32 @@ class TinyRecipe(Config):
             inputs = {"tokens": "pack", "tokenizer": "tokenizer", **parent}
             stages.append(v["train"].stage(getattr(self.train, phase), inputs, trained[phase]))
             parent = {"parent": trained[phase]}
-        stages.append(v["evaluate"].stage(self.evaluate, {"documents": "split", "tokenizer": "tokenizer", **trained}))
+        stages += self.post.before_scores()
+        scored = {**trained, **self.post.scored()}
+        read = {"documents": "split", "tokenizer": "tokenizer", "tasks": "tasks"}
+        stages.append(v["evaluate"].stage(self.evaluate, {**read, **scored}))
+        stages.append(self.post.published())
         everything = {stage.name: stage.name for stage in stages}
         return [*stages, v["report"].stage(self.report, everything)]
 
 
 def tiny() -> TinyRecipe:
-    """Return the recipe of `make run`: at most 6 minutes and 6 GiB on two cores."""
-    return _recipe("tiny", cap_bytes=40_000_000, steps=(60, 180, 60))
+    """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
+    post = post_training(mid_steps=30, sft_steps=80, grpo_steps=45, n_sft=6000, n_reasoning=3300)
+    return _recipe("tiny", 40_000_000, (50, 150, 50), post)
 
 
 def smoke() -> TinyRecipe:
     """Return the same chain with less of everything: under 3 minutes, for continuous integration."""
-    recipe = _recipe("smoke", cap_bytes=6_000_000, steps=(12, 16, 8))
+    post = post_training(mid_steps=3, sft_steps=6, grpo_steps=2, n_sft=400, n_reasoning=150)
+    post = post.model_copy(
+        update={
+            "tasks": TasksConfig(n_sft=400, n_rl=60, n_dev=10, n_heldout=20),
+            "instruct": _smaller(post.instruct),
+            "thinking": _smaller(post.thinking),
+        }
+    )
+    recipe = _recipe("smoke", 6_000_000, (8, 10, 6), post)
     evaluate = recipe.evaluate.model_copy(
         update={
             "documents_per_domain": 12,
@@ -119,12 +138,19 @@ def smoke() -> TinyRecipe:
             "humaneval_tasks": 8,
             "max_new_tokens": 48,
             "pass_ks": (1,),
+            "micro_tasks": recipe.evaluate.micro_tasks.model_copy(update={"tasks": 8, "samples": 2, "ks": (1, 2)}),
         }
     )
     return recipe.model_copy(update={"evaluate": evaluate})
 
 
-def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int]) -> TinyRecipe:
+def _smaller(path: PostPath) -> PostPath:
+    rollout = path.grpo.rollout.model_copy(update={"max_new_tokens": 32})
+    grpo = {"prompts_per_step": 2, "samples_per_prompt": 2, "rollout": rollout}
+    return path.model_copy(update={"grpo": path.grpo.model_copy(update=grpo)})
+
+
+def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining) -> TinyRecipe:
     return TinyRecipe(
         name=name,
         collect=CollectConfig(cap_bytes=cap_bytes, general_cap_bytes=cap_bytes // 4),
@@ -139,8 +165,19 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int]) -> TinyRecip
         samples=SamplesConfig(fim=FimConfig(max_characters=FIM_CHARACTERS, max_middle_characters=FIM_CHARACTERS // 2)),
         pack=PackConfig(context_tokens=CONTEXT_TOKENS),
         train=_phases(*steps),
-        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS),
+        post=post,
+        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, micro_tasks=_chat_tasks()),
         report=ReportConfig(title=f"CodeFlow: the {name} recipe"),
+    )
+
+
+def _chat_tasks() -> MicroTaskScoresConfig:
+    """Return how held-out micro-tasks are asked: only checkpoints that were taught the chat format."""
+    instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
+    thinking = ("sft_thinking", "rl_thinking")
+    rollout = RolloutConfig(max_new_tokens=96)
+    return MicroTaskScoresConfig(
+        tasks=200, samples=8, checkpoints=(*instruct, *thinking), thinking=thinking, rollout=rollout
     )
 
 
@@ -154,7 +191,7 @@ def _phases(general: int, code: int, anneal: int) -> TrainPhases:
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=64,
-        max_position_embeddings=CONTEXT_TOKENS,
+        max_position_embeddings=max(CONTEXTS.values()),  # grown into during mid-training
         tie_word_embeddings=False,
     )
     return TrainPhases(

@@ -42,9 +42,11 @@ _BLOCK_TOKENS = 2**22  # rows are assembled and written in blocks of about this 
 class PackConfig(Config):
     """Parameters of the stage."""
 
-    context_tokens: int = Field(512, ge=2)
-    cut_slack_tokens: int = Field(16, ge=0)  # a long document is cut at most this many tokens before the context ends
-    group_tokens: int = Field(2**25, ge=1)  # encoded files are packed together up to about this many tokens
+    context_tokens: int = Field(default=512, ge=2)
+    cut_slack_tokens: int = Field(
+        default=16, ge=0
+    )  # a long document is cut at most this many tokens before the context ends
+    group_tokens: int = Field(default=2**25, ge=1)  # encoded files are packed together up to about this many tokens
     sets: tuple[str, ...] = ()  # which sets to pack; empty: all that the samples hold
     seed: int = 0
 

@@ -55,10 +55,12 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + _N_BYTES
 class TokenizerConfig(Config):
     """Parameters of the stage."""
 
-    vocab_size: int = Field(8192, ge=SMALLEST_VOCABULARY)
-    sample_bytes: int = Field(16 * 2**20, gt=0)  # about how much text is trained on; documents are drawn by seed and id
-    min_frequency: int = Field(2, ge=1)  # pairs that occur less often are not merged
-    measure_bytes: int = Field(2 * 2**20, ge=0)  # of each language, at most, for the table of bytes per token
+    vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
+    sample_bytes: int = Field(
+        default=16 * 2**20, gt=0
+    )  # about how much text is trained on; documents are drawn by seed and id
+    min_frequency: int = Field(default=2, ge=1)  # pairs that occur less often are not merged
+    measure_bytes: int = Field(default=2 * 2**20, ge=0)  # of each language, at most, for the table of bytes per token
     pattern: str = WORD_PATTERN
     seed: int = 0
 

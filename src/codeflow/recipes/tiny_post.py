@@ -1,0 +1,192 @@
+"""The tiny recipe from the annealed dense model to published checkpoints (Code-Flow §1, §3, §5, §7).
+
+Covered: dense-to-loop fold; two mid-training stages with growing context, for the looped model and, as its control, for
+the dense one on the same rows; two post-training paths (instruct, thinking), each supervised fine-tuning and then GRPO;
+a Hugging Face directory of every checkpoint.
+"""
+
+from __future__ import annotations
+
+from codeflow.core.config import Config
+from codeflow.execute.chain import Stage
+from codeflow.recipes.publish import PublishConfig
+from codeflow.recipes.verbs import VERBS
+from codeflow.rl.config import GrpoConfig
+from codeflow.solve.config import RolloutConfig
+from codeflow.synth.reasoning import ReasoningConfig
+from codeflow.synth.solutions import SolutionsConfig
+from codeflow.synth.tasks import TasksConfig
+from codeflow.tokens.mixture import MID_TRAINING_32K, MID_TRAINING_128K, Blend, flatten
+from codeflow.tokens.pack import PackConfig
+from codeflow.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from codeflow.train.fold import FoldConfig
+from codeflow.transform.fim import FimConfig
+from codeflow.transform.repo_context import RepoContextConfig
+
+CONTEXTS = {"stage1": 1024, "stage2": 2048}  # stand in for 32k and 128k
+# Sources of the recipe that may be empty here: agent trajectories do not exist yet, a young project has no history.
+OPTIONAL_SETS = ("trajectories", "evolution")
+
+
+class MidStage(Config):
+    """One mid-training stage: the looped model and its dense control see the same rows in the same order."""
+
+    repository: RepoContextConfig
+    pack: PackConfig
+    dense: TrainConfig
+    loop: TrainConfig
+
+
+class PostPath(Config):
+    """One post-training path."""
+
+    sft: TrainConfig
+    grpo: GrpoConfig
+
+
+class PostTraining(Config):
+    """From the annealed checkpoint to published ones."""
+
+    fold: FoldConfig
+    tasks: TasksConfig
+    solutions: SolutionsConfig
+    reasoning: ReasoningConfig
+    stage1: MidStage
+    stage2: MidStage
+    pack: PackConfig
+    instruct: PostPath
+    thinking: PostPath
+    more_sft: TrainConfig  # what the time of GRPO would give as further SFT on the instruct path
+    publish: PublishConfig
+
+    def before_scores(self) -> list[Stage]:
+        """Return the stages from the fold to both paths' ends, wired."""
+        v = VERBS
+        stages = [
+            v["tasks"].stage(self.tasks),
+            v["solutions"].stage(self.solutions),
+            v["reasoning"].stage(self.reasoning),
+            v["fold"].stage(self.fold, {"checkpoint": "train_anneal", "tokens": "pack", "tokenizer": "tokenizer"}),
+        ]
+        parents = {"dense": "train_anneal", "loop": "fold"}
+        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            repository, packed = f"repository_{name}", f"pack_{name}"
+            read = {"documents": "split", "tokenizer": "tokenizer"}
+            sources = {"samples": "samples", "reasoning": "reasoning", "repository": repository}
+            stages.append(v["repository_samples"].stage(stage.repository, read, repository))
+            stages.append(v["pack"].stage(stage.pack, {**sources, "tokenizer": "tokenizer"}, packed))
+            for kind, config in (("dense", stage.dense), ("loop", stage.loop)):
+                inputs = {"tokens": packed, "tokenizer": "tokenizer", "parent": parents[kind]}
+                parents[kind] = f"{kind}_{name}"
+                stages.append(v["train"].stage(config, inputs, parents[kind]))
+        stages.append(v["pack"].stage(self.pack, {"samples": "solutions", "tokenizer": "tokenizer"}, "pack_sft"))
+        for name, path in (("instruct", self.instruct), ("thinking", self.thinking)):
+            stages += self._path(name, path, parents["loop"])
+        further = {"tokens": "pack_sft", "tokenizer": "tokenizer", "parent": "sft_instruct"}
+        return [*stages, v["train"].stage(self.more_sft, further, "sft_instruct_more")]
+
+    @staticmethod
+    def _path(name: str, path: PostPath, parent: str) -> list[Stage]:
+        sft = {"tokens": "pack_sft", "tokenizer": "tokenizer", "parent": parent}
+        grpo = {"checkpoint": f"sft_{name}", "tasks": "tasks", "tokenizer": "tokenizer"}
+        return [
+            VERBS["train"].stage(path.sft, sft, f"sft_{name}"),
+            VERBS["grpo"].stage(path.grpo, grpo, f"rl_{name}"),
+        ]
+
+    @staticmethod
+    def scored() -> dict[str, str]:
+        """Return what is scored besides the pre-trained checkpoints: name in the scores -> stage."""
+        names = ("dense_stage1", "dense_stage2", "loop_stage1", "loop_stage2")
+        chat = ("sft_instruct", "sft_instruct_more", "rl_instruct", "sft_thinking", "rl_thinking")
+        return {name: name for name in (*names, *chat)}
+
+    def published(self) -> Stage:
+        """Return the stage that publishes every checkpoint of the chain."""
+        dense = {"dense-pretrained": "train_code", "dense-annealed": "train_anneal"}
+        mid = {f"{kind}-{stage}": f"{kind}_{stage}" for kind in ("dense", "loop") for stage in CONTEXTS}
+        ends = {"loop-instruct": "rl_instruct", "loop-thinking": "rl_thinking"}
+        read = {"documents": "split", "tokenizer": "tokenizer", "scores": "evaluate"}
+        return VERBS["publish"].stage(self.publish, {**read, **dense, **mid, **ends})
+
+
+def mid_mixture(shares: dict[str, float]) -> dict[str, float]:
+    """Return set weights from the recipe's table (Code-Flow §3): file level is half completion, replay is stage 1."""
+    return flatten(
+        {
+            "reasoning": shares["reasoning"],
+            "trajectories": shares["agent"],
+            "evolution": shares["commits"],
+            "repository": shares["repository"],  # half completion inside the set
+            "file": Blend(weight=shares["file"], of={"anneal": 0.5, "fim": 0.5}),
+            "replay": Blend(weight=shares["replay"], of={"general": 0.3, "code": 0.7}),
+        }
+    )
+
+
+def post_training(mid_steps: int, sft_steps: int, grpo_steps: int, n_sft: int, n_reasoning: int) -> PostTraining:
+    """Return the second half with the given lengths."""
+    return PostTraining(
+        fold=FoldConfig(mixture={"general": 0.5, "code": 0.5}),
+        tasks=TasksConfig(n_sft=n_sft),
+        solutions=SolutionsConfig(),
+        reasoning=ReasoningConfig(n_programs=n_reasoning),
+        stage1=_mid_stage("stage1", MID_TRAINING_32K, mid_steps),
+        stage2=_mid_stage("stage2", MID_TRAINING_128K, mid_steps),
+        pack=PackConfig(context_tokens=512),
+        instruct=_path("instruct", sft_steps, grpo_steps),
+        thinking=_path("thinking", sft_steps, max(grpo_steps // 3, 2)),
+        more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, sft_steps),
+        publish=PublishConfig(),
+    )
+
+
+def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
+    context = CONTEXTS[name]
+    fim = FimConfig(
+        levels={"function": 0.4, "statement": 0.3, "random_line": 0.3},
+        min_middle_characters=16,
+        max_middle_characters=600,
+        max_characters=3 * context // 2,
+    )
+    common = TrainConfig(
+        phase=name,
+        steps=steps,
+        batch_rows=4096 // context,
+        mixture=mid_mixture(shares),
+        optional_sets=OPTIONAL_SETS,
+        inherit_optimizer=False,
+        optimizer=OptimizerConfig(muon_learning_rate=0.008, adamw_learning_rate=1.2e-3),
+        schedule=ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.5, end_factor=0.2),
+        validation_rows=8,
+    )
+    ramp = steps // 2 if name == "stage1" else 0
+    return MidStage(
+        repository=RepoContextConfig(
+            max_sample_tokens=context, snippet_characters=800, context_characters=3 * context, fim=fim
+        ),
+        pack=PackConfig(context_tokens=context),
+        dense=common.model_copy(update={"phase": f"dense_{name}"}),
+        loop=common.model_copy(update={"phase": f"loop_{name}", "second_pass_ramp_steps": ramp}),
+    )
+
+
+def _sft(phase: str, mixture: dict[str, float], steps: int) -> TrainConfig:
+    """Return supervised fine-tuning: cosine, with an extended phase at a low rate (Code-Flow §5)."""
+    return TrainConfig(
+        phase=phase,
+        steps=steps,
+        mixture=mixture,
+        inherit_optimizer=False,
+        optimizer=OptimizerConfig(muon_learning_rate=0.01, adamw_learning_rate=1.5e-3),
+        schedule=ScheduleConfig(warmup_fraction=0.05, decay_fraction=0.75, end_factor=0.1, shape="cosine"),
+    )
+
+
+def _path(name: str, sft_steps: int, grpo_steps: int) -> PostPath:
+    thinking = name == "thinking"
+    rollout = RolloutConfig(thinking=thinking, max_new_tokens=224 if thinking else 80)
+    return PostPath(
+        sft=_sft(f"sft_{name}", {name: 1.0}, sft_steps),
+        grpo=GrpoConfig(phase=f"rl_{name}", steps=grpo_steps, rollout=rollout),
+    )
