@@ -161,10 +161,12 @@ def _add(verb: Verb) -> None:
 
         runner.run_verb(verb, output, inputs or [], overrides or [])
 
-    example = " ".join(
-        ["codeflow", verb.name, f"runs/mine/{verb.name}", *(f"-i {n}=runs/mine/{n}" for n in verb.inputs)]
+    inputs_shown = [f"-i {name}=runs/mine/{name}" for name in verb.inputs]
+    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *inputs_shown])
+    command.__doc__ = (
+        f"{verb.summary}\n\nExample:\n\n    {example}\n\n"
+        f"`codeflow {verb.name} --fields` prints every field with its default; `{verb.config}` explains them."
     )
-    command.__doc__ = f"{verb.summary}\n\nExample:\n\n    {example}\n\n`codeflow {verb.name} --fields` prints every field with its default; `{verb.config}` explains them."
     app.command(verb.name, rich_help_panel="Stages, one artifact each")(command)
 
 

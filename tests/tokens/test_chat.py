@@ -50,9 +50,7 @@ def test_template_gives_the_ids_of_the_segments(name, tokenizer, tokenizer_folde
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-def test_prompt_is_the_template_and_a_prefix_of_the_answer(
-    thinking, tokenizer, tokenizer_folder
-):
+def test_prompt_is_the_template_and_a_prefix_of_the_answer(thinking, tokenizer, tokenizer_folder):
     fast = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     ids, train = _ids(prompt_segments([ASK], thinking), tokenizer)
     text = _template([ASK], add_generation_prompt=True, enable_thinking=thinking)

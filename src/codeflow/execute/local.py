@@ -66,7 +66,8 @@ def run_shards(
             if failed and attempts == retries:
                 job, error = failed[0]
                 raise InfrastructureError(
-                    f"{label}: {len(failed)} of {len(jobs)} shards failed {attempts + 1} times, first {job.name}: {error!r}"
+                    f"{label}: {len(failed)} of {len(jobs)} shards failed {attempts + 1} times, "
+                    f"first {job.name}: {error!r}"
                 ) from error
             for job, error in failed:
                 say(f"  {label}: trying shard {job.name} again after {type(error).__name__}: {error}")

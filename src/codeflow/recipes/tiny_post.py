@@ -158,7 +158,7 @@ def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
         inherit_optimizer=False,
         optimizer=OptimizerConfig(muon_learning_rate=0.008, adamw_learning_rate=1.2e-3),
         schedule=ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.5, end_factor=0.2),
-        validation_rows=8,
+        validation_rows=4096 // context,
     )
     ramp = steps // 2 if name == "stage1" else 0
     return MidStage(

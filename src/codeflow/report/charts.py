@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#3b6fb6", "#d9822b", "#3a9d6e", "#a5568f", "#8a7a3d", "#5b8aa8", "#b5534f")
 INK, FAINT = "#22262e", "#d7dae0"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "codeflow",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

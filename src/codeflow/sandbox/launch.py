@@ -101,19 +101,10 @@ class Pipes:
     status: int  # key of `reads` on which bubblewrap writes JSON objects
 
 
-async def launch(
-    argv: Sequence[str], pipes: Pipes, environment: Mapping[str, str], wall_seconds: float, output_bytes: int
-) -> Outcome:
-    """Run `argv` until it ends, `wall_seconds` pass or `output_bytes` are exceeded. Closes all descriptors given.
-
-    Raises OSError when the program cannot be started.
-    """
-    _adopt_orphans()
-    loop = asyncio.get_running_loop()
-    watch = _Watch(set(pipes.capped), output_bytes)
-    started = time.monotonic()
+def _start(argv: Sequence[str], pipes: Pipes, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the program in a session of its own; closes our copies of its descriptors, all of them on failure."""
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             argv,
             stdin=pipes.stdin,
             stdout=pipes.reads[pipes.stdout],
@@ -130,6 +121,20 @@ async def launch(
     finally:
         for descriptor in {pipes.stdin, *pipes.reads.values(), *pipes.passed}:
             os.close(descriptor)
+
+
+async def launch(
+    argv: Sequence[str], pipes: Pipes, environment: Mapping[str, str], wall_seconds: float, output_bytes: int
+) -> Outcome:
+    """Run `argv` until it ends, `wall_seconds` pass or `output_bytes` are exceeded. Closes all descriptors given.
+
+    Raises OSError when the program cannot be started.
+    """
+    _adopt_orphans()
+    loop = asyncio.get_running_loop()
+    watch = _Watch(set(pipes.capped), output_bytes)
+    started = time.monotonic()
+    process = _start(argv, pipes, environment)
     for descriptor in pipes.reads:
         watch.add(loop, descriptor)
     pidfd = os.pidfd_open(process.pid)

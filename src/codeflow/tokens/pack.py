@@ -111,7 +111,7 @@ def _jobs(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> dict[
         files = [(path, _SAMPLE_FILE.fullmatch(path.name)) for path in sorted(samples.glob("*.parquet"))]
         for path, match in files:
             if match and match["set"] != _NOT_A_SET:
-                name = f"{source}.{path.stem}"
+                name = f"{source}-{path.stem}"
                 job = EncodeJob(name, path, inputs["tokenizer"], output / PROGRESS / name)
                 jobs.setdefault(match["set"], []).append(job)
     if not jobs:
