@@ -30,7 +30,7 @@ class Wanted:
 
 def recipes() -> dict[str, str]:
     """Return the recipes by name, as references to their functions."""
-    return {"tiny": "codeflow.recipes.tiny:tiny", "smoke": "codeflow.recipes.tiny:smoke"}
+    return {name: f"codeflow.recipes.tiny:{name}" for name in ("tiny", "smoke", "whole")}
 
 
 def own_checkout() -> str:

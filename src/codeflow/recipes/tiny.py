@@ -2,8 +2,8 @@
 
 Covered: files and histories -> clean, deduplicated, decontaminated documents -> samples (plain text,
 fill-in-the-middle, evolution triplets) -> tokens -> a small dense model trained in three phases (general, code,
-annealing) -> the looped model, mid-training, two post-training paths (tiny_post.py) -> scores, published checkpoints,
-report.
+annealing) -> scores -> report. The recipe `whole` goes on from the annealed model (post.py): looped model,
+mid-training, two post-training paths, published checkpoints.
 
 The real recipe's numbers are in `docs/recipe.md`; here every size is cut to what two cores do in minutes, while
 order, formats and rules stay the same.
@@ -21,11 +21,10 @@ from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
 from codeflow.eval.prompts import PromptsConfig
 from codeflow.execute.chain import Stage
 from codeflow.model.config import ModelConfig
-from codeflow.recipes.tiny_post import CONTEXTS, PostPath, PostTraining, post_training
+from codeflow.recipes.post import CONTEXTS, PostTraining, post_training
 from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
 from codeflow.solve.config import RolloutConfig
-from codeflow.synth.tasks import TasksConfig
 from codeflow.tokens.pack import PackConfig
 from codeflow.tokens.tokenizer import TokenizerConfig
 from codeflow.train.config import ScheduleConfig, TrainConfig
@@ -65,7 +64,7 @@ class TinyRecipe(Config):
     samples: SamplesConfig
     pack: PackConfig
     train: TrainPhases
-    post: PostTraining
+    post: PostTraining | None
     evaluate: EvaluateConfig
     report: ReportConfig
 
@@ -104,32 +103,31 @@ class TinyRecipe(Config):
             inputs = {"tokens": "pack", "tokenizer": "tokenizer", **parent}
             stages.append(v["train"].stage(getattr(self.train, phase), inputs, trained[phase]))
             parent = {"parent": trained[phase]}
-        stages += self.post.before_scores()
-        scored = {**trained, **self.post.scored()}
-        read = {"documents": "split", "tokenizer": "tokenizer", "tasks": "tasks"}
-        stages.append(v["evaluate"].stage(self.evaluate, {**read, **scored}))
-        stages.append(self.post.published())
+        scored = {"documents": "split", "tokenizer": "tokenizer", **trained}
+        if self.post:
+            stages += self.post.before_scores()
+            scored |= {"tasks": "tasks", **self.post.scored()}
+        stages.append(v["evaluate"].stage(self.evaluate, scored))
+        if self.post:
+            stages.append(self.post.published())
         everything = {stage.name: stage.name for stage in stages}
         return [*stages, v["report"].stage(self.report, everything)]
 
 
 def tiny() -> TinyRecipe:
-    """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
+    """Return the recipe of `make run`: at most 6 minutes and 6 GiB on two cores."""
+    return _recipe("tiny", 40_000_000, (50, 150, 50), None)
+
+
+def whole() -> TinyRecipe:
+    """Return the tiny recipe and what follows pre-training: at most 15 minutes and 6 GiB on two cores."""
     post = post_training(mid_steps=30, sft_steps=80, grpo_steps=45, n_sft=6000, n_reasoning=3300)
-    return _recipe("tiny", 40_000_000, (50, 150, 50), post)
+    return _recipe("whole", 40_000_000, (50, 150, 50), post)
 
 
 def smoke() -> TinyRecipe:
     """Return the same chain with less of everything: under 3 minutes, for continuous integration."""
-    post = post_training(mid_steps=3, sft_steps=6, grpo_steps=2, n_sft=400, n_reasoning=150)
-    post = post.model_copy(
-        update={
-            "tasks": TasksConfig(n_sft=400, n_rl=60, n_dev=10, n_heldout=20),
-            "instruct": _smaller(post.instruct),
-            "thinking": _smaller(post.thinking),
-        }
-    )
-    recipe = _recipe("smoke", 6_000_000, (8, 10, 6), post)
+    recipe = _recipe("smoke", 6_000_000, (12, 16, 8), None)
     evaluate = recipe.evaluate.model_copy(
         update={
             "documents_per_domain": 12,
@@ -138,19 +136,12 @@ def smoke() -> TinyRecipe:
             "humaneval_tasks": 8,
             "max_new_tokens": 48,
             "pass_ks": (1,),
-            "micro_tasks": recipe.evaluate.micro_tasks.model_copy(update={"tasks": 8, "samples": 2, "ks": (1, 2)}),
         }
     )
     return recipe.model_copy(update={"evaluate": evaluate})
 
 
-def _smaller(path: PostPath) -> PostPath:
-    rollout = path.grpo.rollout.model_copy(update={"max_new_tokens": 32})
-    grpo = {"prompts_per_step": 2, "samples_per_prompt": 2, "rollout": rollout}
-    return path.model_copy(update={"grpo": path.grpo.model_copy(update=grpo)})
-
-
-def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining) -> TinyRecipe:
+def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining | None) -> TinyRecipe:
     return TinyRecipe(
         name=name,
         collect=CollectConfig(cap_bytes=cap_bytes, general_cap_bytes=cap_bytes // 4),
