@@ -116,13 +116,13 @@ class TinyRecipe(Config):
 
 def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 6 minutes and 6 GiB on two cores."""
-    return _recipe("tiny", 40_000_000, (50, 150, 50), None)
+    return _recipe("tiny", 40_000_000, (45, 130, 45), None)
 
 
 def whole() -> TinyRecipe:
     """Return the tiny recipe and what follows pre-training: at most 15 minutes and 6 GiB on two cores."""
     post = post_training(mid_steps=30, sft_steps=80, grpo_steps=45, n_sft=6000, n_reasoning=3300)
-    return _recipe("whole", 40_000_000, (50, 150, 50), post)
+    return _recipe("whole", 40_000_000, (45, 130, 45), post)
 
 
 def smoke() -> TinyRecipe:
