@@ -27,7 +27,7 @@ from codeflow.report.page import ReportConfig
 from codeflow.solve.config import RolloutConfig
 from codeflow.tokens.pack import PackConfig
 from codeflow.tokens.tokenizer import TokenizerConfig
-from codeflow.train.config import ScheduleConfig, TrainConfig
+from codeflow.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from codeflow.transform.decontaminate import DecontaminateConfig
 from codeflow.transform.dedup import DedupConfig
 from codeflow.transform.evolution import EvolutionConfig
@@ -185,22 +185,27 @@ def _phases(general: int, code: int, anneal: int) -> TrainPhases:
         max_position_embeddings=max(CONTEXTS.values()),  # grown into during mid-training
         tie_word_embeddings=False,
     )
+    # Over so few steps embeddings and head need a higher rate than the defaults, the matrices a lower one.
+    optimizer = OptimizerConfig(muon_learning_rate=0.01, adamw_learning_rate=0.015)
     return TrainPhases(
         general=TrainConfig(
             phase="general",
             model=model,
+            optimizer=optimizer,
             steps=general,
             mixture={"general": 0.7, "code": 0.3},
             schedule=ScheduleConfig(warmup_fraction=0.15),
         ),
         code=TrainConfig(
             phase="code",
+            optimizer=optimizer,
             steps=code,
             mixture={"general": 0.15, "code": 0.55, "fim": 0.2, "evolution": 0.1},
             optional_sets=("evolution",),  # a project without a history gives none
         ),
         anneal=TrainConfig(
             phase="anneal",
+            optimizer=optimizer,
             steps=anneal,
             mixture={"general": 0.1, "code": 0.2, "fim": 0.1, "anneal": 0.6},
             schedule=ScheduleConfig(decay_fraction=1.0, end_factor=0.02),

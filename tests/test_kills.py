@@ -1,0 +1,27 @@
+"""A small seeded sample of the kill campaign; `make campaign NAME=kills` is the whole."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from campaigns.kills import Campaign, kill_stage
+
+MINIATURE = (
+    "smoke",
+    "collect.include_packages=false",
+    "collect.cap_bytes=400000",
+    "collect.general_cap_bytes=100000",
+    "collect.shard_bytes=100000",
+)
+
+
+def test_killed_stages_end_as_undisturbed_ones(tmp_path: Path) -> None:
+    campaign = Campaign(MINIATURE, tmp_path)
+    reference = tmp_path / "reference"
+    assert campaign.run(reference, "dedup") == 0
+    stages = ["collect", "history", "prompts", "clean", "dedup"]
+    for stage, points, n_random in (("collect", 1, 0), ("clean", 2, 1), ("dedup", 1, 0)):
+        outcome = kill_stage(campaign, reference, stages, stage, points, n_random, random.Random(1))
+        assert outcome.kills == points
+        assert outcome.unequal == outcome.failed == 0
