@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test test-all check bench campaign docs format clean-environment
+.PHONY: run test test-all check bench campaign oracle format help
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test          fast tests          make test-all   slow ones too"
 	@echo "make check         ruff, pyright, import contract, documentation"
 	@echo "make bench NAME=   one benchmark       make campaign NAME=   one long seeded campaign"
+	@echo "make oracle        parity of exported models with mlx-lm and transformers"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +48,11 @@ bench: $(INSTALLED)
 
 campaign: $(INSTALLED) sandbox
 	$(BIN)/python -m campaigns $(NAME)
+
+# Our exported directories against mlx-lm and transformers, each in a pinned environment of its own.
+oracle: $(INSTALLED)
+	$(BIN)/python scripts/make_oracle_goldens.py
+	$(BIN)/python scripts/check_transformers.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix --quiet .

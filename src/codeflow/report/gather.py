@@ -14,7 +14,7 @@ from codeflow.core.metrics import read_metrics
 from codeflow.core.records import read_records, read_shards, shards
 from codeflow.core.types import Document, DroppedDocument, Score, Triplet
 
-TIMING = ".timing.jsonl"
+METRICS, TIMING = "metrics.jsonl", ".timing.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ def read_artifact(name: str, folder: Path) -> Artifact:
 def of_kind(artifacts: Mapping[str, Artifact], kind: str) -> list[Artifact]:
     """Return the artifacts of a kind, in the chain's order."""
     return [artifact for artifact in artifacts.values() if artifact.manifest.kind == kind]
+
+
+def phases(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Return the checkpoints that a training phase made: those trained on a mixture of token sets."""
+    return [a for a in of_kind(artifacts, "checkpoint") if "mixture" in a.config and (a.folder / METRICS).exists()]
+
+
+def folds(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Return the checkpoints that were made by folding, not by training."""
+    return [a for a in of_kind(artifacts, "checkpoint") if "losses" in a.manifest.metrics]
+
+
+def reinforced(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Return the checkpoints that reinforcement learning made."""
+    return [a for a in of_kind(artifacts, "checkpoint") if "reward" in a.config]
 
 
 def dropped_examples(artifact: Artifact, per_reason: int, characters: int) -> dict[str, list[dict[str, str]]]:
@@ -90,7 +105,7 @@ def curve(artifact: Artifact) -> list[dict[str, Any]]:
     """Return the training steps of a checkpoint artifact: reproducible values joined with timings by step."""
     timing = artifact.folder / TIMING
     timed = {row["step"]: row for row in read_metrics(timing)} if timing.exists() else {}
-    return [{**timed.get(row["step"], {}), **row} for row in read_metrics(artifact.folder / "metrics.jsonl")]
+    return [{**timed.get(row["step"], {}), **row} for row in read_metrics(artifact.folder / METRICS)]
 
 
 def scores(artifact: Artifact) -> list[Score]:

@@ -40,6 +40,8 @@ def run(config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> Manif
         "funnel": sections.funnel(artifacts, config),
         "mixture": sections.mixture(artifacts),
         "training": sections.training(artifacts),
+        "folding": sections.folding(artifacts),
+        "reinforcement": sections.reinforcement(artifacts),
         "scores": sections.scores(artifacts, config),
         "evolution": sections.evolution(artifacts, config),
         "stages": sections.stages(artifacts),

@@ -66,7 +66,7 @@ def mixture(artifacts: Artifacts) -> Section:
         for artifact in packed
         for name, values in artifact.manifest.metrics.get("sets", {}).items()
     ]
-    weights = {a.config["phase"]: a.config["mixture"] for a in gather.of_kind(artifacts, "checkpoint")}
+    weights = {a.config["phase"]: a.config["mixture"] for a in gather.phases(artifacts)}
     tokenizers = gather.of_kind(artifacts, "tokenizer")
     per_language = tokenizers[-1].manifest.metrics.get("bytes_per_token", {}) if tokenizers else {}
     return {
@@ -97,7 +97,7 @@ def _domains(languages: Mapping[str, Sequence[int]]) -> list[tuple[str, int, int
 
 def training(artifacts: Artifacts) -> Section:
     """Loss by phase, throughput and model FLOP utilisation."""
-    checkpoints = gather.of_kind(artifacts, "checkpoint")
+    checkpoints = gather.phases(artifacts)
     curves = {artifact.config["phase"]: gather.curve(artifact) for artifact in checkpoints}
     flat = [row for rows in curves.values() for row in rows]
     timed = list(enumerate(row for row in flat if "tokens_per_second" in row))
@@ -122,13 +122,47 @@ def training(artifacts: Artifacts) -> Section:
             }
         )
     return {
-        "chart": charts.loss_curves(curves),
+        "chart": charts.loss_curves(_main_line(checkpoints, curves)),
         "throughput": charts.series([(i, row["tokens_per_second"]) for i, row in timed], "tokens per second"),
         "mfu": charts.series([(i, row["mfu"]) for i, row in timed if "mfu" in row], "model FLOP utilisation"),
         "learning_rate": charts.series([(i, row["lr"]) for i, row in enumerate(flat) if "lr" in row], "learning rate"),
         "phases": phases,
         "sources": cite(*checkpoints),
     }
+
+
+def _main_line(checkpoints: Sequence[Artifact], curves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the curves of one line of descent: what the last looped or, without a fold, the last phase came from.
+
+    Supervised fine-tuning is left out: its loss is of answers only, on another scale.
+    """
+    folded = any(artifact.config["phase"].startswith("loop_") for artifact in checkpoints)
+    skipped = ("sft_", "dense_") if folded else ("sft_",)
+    return {phase: rows for phase, rows in curves.items() if not phase.startswith(skipped)}
+
+
+def folding(artifacts: Artifacts) -> Section:
+    """Dense to loop: held-out loss before, right after by strategy, and after recovery beside the dense control."""
+    found = gather.folds(artifacts)
+    if not found:
+        return {}
+    losses = found[-1].manifest.metrics["losses"]
+    mid = [a for a in gather.phases(artifacts) if a.config["phase"].startswith(("loop_", "dense_"))]
+    after = {a.name: a.manifest.metrics.get("validation_after", {}) for a in mid}
+    sets = sorted({name for values in [*losses.values(), *after.values()] for name in values})
+    return {"sets": sets, "rows": list(losses.items()), "after": list(after.items()), "sources": cite(found[-1], *mid)}
+
+
+def reinforcement(artifacts: Artifacts) -> Section:
+    """Reward by step of every run of reinforcement learning."""
+    found = gather.reinforced(artifacts)
+    if not found:
+        return {}
+    drawn = [
+        charts.series([(row["step"], row["passed"]) for row in gather.curve(a) if "passed" in row], f"{a.name}: passed")
+        for a in found
+    ]
+    return {"charts": drawn, "sources": cite(*found)}
 
 
 def scores(artifacts: Artifacts, config: ReportConfig) -> Section:
@@ -252,7 +286,7 @@ def summary(artifacts: Artifacts) -> list[tuple[str, str]]:
         lines.append(("tokens", f"{sum(values['n_tokens'] for values in sets.values()):,} in {len(sets)} sets"))
     for artifact in gather.of_kind(artifacts, "triplets"):
         lines.append(("evolution triplets", f"{artifact.manifest.counts.kept:,}"))
-    for artifact in gather.of_kind(artifacts, "checkpoint"):
+    for artifact in gather.phases(artifacts):
         points = [row["validation"] for row in gather.curve(artifact) if "validation" in row]
         if points:
             names = [name for name in sorted(points[0]) if name in points[-1]]

@@ -110,7 +110,8 @@ def _print_tokens(folder: Path, manifest: Manifest, n: int, row: int) -> Iterato
 
 
 def _print_checkpoint(folder: Path, manifest: Manifest, n: int, row: int) -> Iterator[str]:
-    rows = list(read_metrics(folder / "metrics.jsonl"))
+    path = folder / "metrics.jsonl"
+    rows = list(read_metrics(path)) if path.exists() else []
     for row_ in rows[:n] + rows[-n:] if len(rows) > 2 * n else rows:
         yield "  ".join(f"{key} {value}" for key, value in row_.items())
 

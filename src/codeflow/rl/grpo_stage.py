@@ -30,10 +30,9 @@ from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.metrics import MetricsLog, read_metrics
 from codeflow.core.progress import say
 from codeflow.core.records import read_shards, shards, write_records
-from codeflow.core.storage import remove_tree, write_bytes
+from codeflow.core.storage import remove_tree
 from codeflow.core.types import Rollout, Task
 from codeflow.execute.local import default_workers
-from codeflow.model import huggingface
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
@@ -47,10 +46,10 @@ from codeflow.rl.loss import PolicyBatch, PolicyLoss, batch_logprobs
 from codeflow.rl.reward import rewards
 from codeflow.solve.rollout import Rolled, Source, prompt_ids, roll_out
 from codeflow.tokens.batch import Batch
-from codeflow.tokens.special import BOS, END_OF_TEXT, IM_END, PAD, SPECIAL_IDS
-from codeflow.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
+from codeflow.tokens.tokenizer import Tokenizer
 from codeflow.train import schedule
 from codeflow.train.allocator import kept_memory
+from codeflow.train.export import export_model
 from codeflow.train.loop import StepReport, Trainee, train_step
 from codeflow.train.losses import Objective
 from codeflow.train.monitor import METRICS, TIMING
@@ -272,20 +271,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _finish(phase: _Phase, inputs: Mapping[str, Path], output: Path) -> None:
     """Write the model directory in the working precision, and remove what only an unfinished run needs."""
-    remove_tree(output / MODEL)
-    with torch.device("meta"):
-        model = LoopCoder(phase.start.model)
-    model.load_state_dict(phase.masters(), strict=False, assign=True)
-    if phase.start.model.tie_word_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    settings = huggingface.ExportSettings(
-        dtype="bfloat16" if phase.dtype == torch.bfloat16 else "float32",
-        bos_token_id=SPECIAL_IDS[BOS],
-        eos_token_ids=(SPECIAL_IDS[END_OF_TEXT], SPECIAL_IDS[IM_END]),
-        pad_token_id=SPECIAL_IDS[PAD],
-    )
-    huggingface.save(model, output / MODEL, settings)
-    write_bytes(output / MODEL / TOKENIZER_FILE, (inputs["tokenizer"] / TOKENIZER_FILE).read_bytes())
+    export_model(phase.start.model, phase.masters(), phase.dtype, inputs["tokenizer"], output / MODEL)
     if (output / CHECKPOINTS).exists():
         remove_tree(output / CHECKPOINTS)
     for left in itertools.chain(output.glob(".*.tmp"), output.glob(".*.deleted")):
