@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codeflow.core.languages import domain_of
 from codeflow.core.types import Score
 from codeflow.report import charts, gather, lineage
 from codeflow.report.gather import Artifact
@@ -76,23 +75,18 @@ def mixture(artifacts: Artifacts) -> Section:
         "weights": weights,
         "bytes_per_token": sorted(per_language.items()),
         "sources": cite(documents, *packed, *tokenizers),
-        "remarks": [
-            remark
-            for artifact in artifacts.values()
-            if artifact.manifest.kind in ("samples", "commits", "prompts", "triplets")
-            for remark in artifact.remarks
-        ],
-        "domains": _domains(tables["language"]),
+        "remarks": _remarks(artifacts),
     }
 
 
-def _domains(languages: Mapping[str, Sequence[int]]) -> list[tuple[str, int, int]]:
-    total: dict[str, list[int]] = {}
-    for name, (count, size) in languages.items():
-        entry = total.setdefault(domain_of(name), [0, 0])
-        entry[0] += count
-        entry[1] += size
-    return [(name, count, size) for name, (count, size) in sorted(total.items())]
+def _remarks(artifacts: Artifacts) -> list[str]:
+    """Return what sources and phases had to say, each remark once, with the artifacts that said it."""
+    said: dict[str, list[str]] = {}
+    for artifact in artifacts.values():
+        if artifact.manifest.kind in ("samples", "commits", "prompts", "triplets", "checkpoint"):
+            for remark in artifact.remarks:
+                said.setdefault(remark, []).append(artifact.name)
+    return [f"{remark} ({', '.join(names)})" for remark, names in said.items()]
 
 
 def training(artifacts: Artifacts) -> Section:
