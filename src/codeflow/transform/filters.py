@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -94,9 +95,9 @@ class Rule(Config):
     reason: ClassVar[str]
     enabled: bool = True
 
+    @abstractmethod
     def refuses(self, page: Page) -> str:
         """Say what is wrong with the page, or ""."""
-        raise NotImplementedError
 
 
 class Damaged(Rule):

@@ -7,6 +7,7 @@ for any text, says why it drops, and leaves what it measured or repaired in the 
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -31,9 +32,9 @@ class Operator(Config):
     noted: ClassVar[tuple[str, ...]] = ()  # prefixes of tags that the stage sums into its counts' notes
     enabled: bool = True
 
+    @abstractmethod
     def __call__(self, document: Document) -> Document | Drop:
         """Return the document, changed or measured, or the reason to drop it."""
-        raise NotImplementedError
 
 
 def with_text(document: Document, text: str) -> Document:
