@@ -169,6 +169,7 @@ def main() -> int:
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m campaigns kills --seed {options.seed} --points {options.points} --random {options.random}"
+        command += " " + " ".join(options.run)
         machine = (
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         )
