@@ -33,7 +33,9 @@ run: $(INSTALLED) sandbox
 test: $(INSTALLED) sandbox
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu" -q
 
+# The slow tests compare with transformers; the first line makes its environments and checks the logits.
 test-all: $(INSTALLED) sandbox
+	$(BIN)/python scripts/check_transformers.py
 	$(BIN)/pytest -n auto --dist worksteal -q
 
 check: $(INSTALLED)
