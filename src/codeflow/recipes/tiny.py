@@ -120,7 +120,7 @@ def tiny() -> TinyRecipe:
 
 
 def whole() -> TinyRecipe:
-    """Return the tiny recipe and what follows pre-training: at most 15 minutes and 6 GiB on two cores."""
+    """Return the tiny recipe and what follows pre-training; its length at these sizes has not been measured yet."""
     post = post_training(mid_steps=30, sft_steps=80, grpo_steps=45, n_sft=6000, n_reasoning=3300)
     return _recipe("whole", 40_000_000, (45, 130, 45), post)
 
