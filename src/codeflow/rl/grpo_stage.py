@@ -16,8 +16,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from codeflow.core.progress import say
 from codeflow.core.records import read_shards, shards, write_records
 from codeflow.core.storage import remove_tree
 from codeflow.core.types import Rollout, Task
-from codeflow.execute.local import default_workers
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
@@ -54,7 +52,7 @@ from codeflow.train.loop import StepReport, Trainee, train_step
 from codeflow.train.losses import Objective
 from codeflow.train.monitor import METRICS, TIMING
 from codeflow.train.optimizer import Optimizer
-from codeflow.train.pretrain import CHECKPOINTS, MODEL, STATE
+from codeflow.train.pretrain import CHECKPOINTS, MODEL, STATE, threads
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _NO_SIGNAL = "no group has a signal"
@@ -69,7 +67,7 @@ def run(config: GrpoConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
     updates in a row were not finite.
     """
     tasks = _tasks(config, inputs["tasks"])
-    with world(MeshConfig()) as here, kept_memory(), _threads(config.n_threads):
+    with world(MeshConfig()) as here, kept_memory(), threads(config.n_threads):
         if here.n_ranks > 1:
             raise UserError(f"grpo runs in one process, {here.n_ranks} are running; start it without torchrun")
         phase = _Phase(config, _start(inputs, here), Tokenizer.load(inputs["tokenizer"]), here, output)
@@ -86,16 +84,6 @@ def _tasks(config: GrpoConfig, folder: Path) -> list[Task]:
         found = sorted({path.name.split("-")[1] for path in shards(folder, "tasks")})
         raise UserError(f"{folder} holds no {name}-*.parquet; set split to one of: {', '.join(found) or 'none there'}")
     return tasks
-
-
-@contextmanager
-def _threads(n_threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or default_workers())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
     Raises UserError for a mixture, model or parent that does not fit the tokens, InfrastructureError when more than
     `max_skips` updates in a row were not finite.
     """
-    with world(config.mesh) as here, kept_memory(), _threads(config.n_threads):
+    with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
         mixture = without_absent(config.mixture, config.optional_sets, inputs["tokens"])
         rows = training_rows(inputs["tokens"], mixture, config.batch_rows, config.validation_rows, config.seed)
         origin = _origin(config, inputs, here)
@@ -120,7 +120,8 @@ def _check_fit(model: ModelConfig, rows: TrainingRows, inputs: Mapping[str, Path
 
 
 @contextmanager
-def _threads(n_threads: int | None) -> Iterator[None]:
+def threads(n_threads: int | None) -> Iterator[None]:
+    """Compute with so many threads while the block runs; None: one for each core that this process may use."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads or default_workers())
     try:
