@@ -246,3 +246,17 @@ def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     assert manifest.metrics["remarks"] == [
         "set repository is empty: no repository has code files that can be each other's context"
     ]
+
+
+def test_no_snippet_is_counted_twice() -> None:
+    counted: list[str] = []
+
+    def n_tokens(text: str) -> int:
+        counted.append(text)
+        return len(text.split())
+
+    documents = [_document(f"shop/other_{n}.py", _module(n)) for n in range(12)]
+    config = validate(RepoContextConfig, {"fim_share": 1.0, "max_sample_tokens": 400})
+    assert list(repository_samples(documents, config, Tally(), n_tokens))
+    for document in documents:
+        assert counted.count(f"{document.origin.path}\n{document.text}\n") <= 1

@@ -94,6 +94,11 @@ class Snippet:
     text: str
     squeezed: str  # without white space: in it the middle is looked for
 
+    @property
+    def n_shown(self) -> int:
+        """Number of characters that the snippet adds to a sample, markup aside."""
+        return len(self.path) + len(self.text) + 2
+
 
 def run(config: RepoContextConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     """Write `repository-NNNNN.parquet` of Sample from `documents` (its training side).
@@ -202,12 +207,12 @@ def repository_samples(
         tally.dropped["alone_in_repository"] += len(code)
         tally.dropped = +tally.dropped
         return
-    repository = Repository(code, config)
+    repository = Repository(code, config, n_tokens)
     for document in code:
         if generator(config.seed, document.id, SET, "rate").random() >= config.target_rate:
             tally.dropped["not_drawn"] += 1
             continue
-        sample, reason = _sample(document, repository, config, tally, n_tokens)
+        sample, reason = _sample(document, repository, config, tally)
         if sample is None:
             tally.dropped[reason] += 1
             continue
@@ -220,11 +225,21 @@ def repository_samples(
 
 
 class Repository:
-    """The code of one repository: its snippets, an index of them, and who depends on whom."""
+    """The code of one repository: its snippets, an index of them, and who depends on whom.
 
-    def __init__(self, code: Sequence[Document], config: RepoContextConfig) -> None:
+    `n_tokens` counts the tokens of a text; every snippet is counted once at most, however many samples consider it.
+    """
+
+    def __init__(
+        self, code: Sequence[Document], config: RepoContextConfig, n_tokens: Callable[[str], int] | None = None
+    ) -> None:
+        import numpy as np
+
         from codeflow.transform.bm25 import Bm25
         from codeflow.transform.imports import ImportGraph
+
+        self.n_tokens = n_tokens
+        self._costs: dict[Snippet, int] = {}
 
         self.documents = {document.origin.path: document for document in code}  # of equal paths the last
         self.snippets = [
@@ -232,6 +247,8 @@ class Repository:
             for document in self.documents.values()
             for snippet in snippets(document.origin.path, document.text, config.snippet_characters)
         ]
+        numbers = {path: number for number, path in enumerate(self.documents)}
+        self._files = np.array([numbers[snippet.path] for snippet in self.snippets], np.int64)
         self.index: Bm25 = Bm25([snippet.text for snippet in self.snippets])
         graph: ImportGraph = ImportGraph(self.documents)
         self.dependencies = {
@@ -240,13 +257,20 @@ class Repository:
         }
 
     def by_similarity(self, target: str, query: str) -> list[Snippet]:
-        """Return the best snippet of every other file, best file first."""
-        scores = self.index.scores(query)
-        best: dict[str, tuple[float, int]] = {}
-        for i, snippet in enumerate(self.snippets):
-            if snippet.path != target and (snippet.path not in best or scores[i] > best[snippet.path][0]):
-                best[snippet.path] = (float(scores[i]), i)
-        return [self.snippets[i] for _, i in sorted(best.values(), key=lambda pair: (-pair[0], pair[1]))]
+        """Return the best snippet of every other file, best file first; ties in order of path."""
+        import numpy as np
+
+        order = np.argsort(-self.index.scores(query), kind="stable")
+        _, first = np.unique(self._files[order], return_index=True)  # of each file its best
+        ranked = (self.snippets[i] for i in order[np.sort(first)].tolist())
+        return [snippet for snippet in ranked if snippet.path != target]
+
+    def cost_tokens(self, snippet: Snippet) -> int:
+        """Return how many tokens the snippet adds to a sample."""
+        assert self.n_tokens is not None, "max_sample_tokens needs a counter of tokens"
+        if snippet not in self._costs:
+            self._costs[snippet] = self.n_tokens(f"{snippet.path}\n{snippet.text}\n") + _MARKUP_TOKENS
+        return self._costs[snippet]
 
     def depended_on(self, target: str) -> list[str]:
         """Return the files that the target imports, then those that they import."""
@@ -289,7 +313,6 @@ def _sample(
     repository: Repository,
     config: RepoContextConfig,
     tally: Tally,
-    n_tokens: Callable[[str], int] | None,
 ) -> tuple[Sample | None, str]:
     """Return the sample of one target, or None and the reason."""
     rng = generator(config.seed, document.id, SET)
@@ -304,11 +327,12 @@ def _sample(
         return None, "middle_in_every_file" if ranked else "no_context"
     room = None
     if config.max_sample_tokens:
+        n_tokens = repository.n_tokens
         assert n_tokens is not None, "max_sample_tokens needs a counter of tokens"
         used = sum(n_tokens(part.text) if part.role == "text" else 1 for part in target.parts)
         header = f"{document.origin.repository}\n{path}\n"
         room = config.max_sample_tokens - used - n_tokens(header) - 2 * _MARKUP_TOKENS
-    chosen = _choose(clean, repository.depended_on(path), config, n_tokens, room)
+    chosen = _choose(clean, path, repository, config, room)
     if not chosen:
         return None, "no_context_fits"
     ordered = _in_order(chosen, repository)
@@ -359,29 +383,29 @@ def _whole(document: Document, config: RepoContextConfig) -> _Target | str:
 
 def _choose(
     ranked: Sequence[Snippet],
-    dependencies: Sequence[str],
+    target: str,
+    repository: Repository,
     config: RepoContextConfig,
-    n_tokens: Callable[[str], int] | None,
     room_tokens: int | None,
 ) -> list[Snippet]:
     """Fill the budget: files depended on, up to their share, then by similarity. Returns the most wanted first."""
     by_path = {snippet.path: snippet for snippet in ranked}
-    first = [by_path[path] for path in dependencies if path in by_path]
+    first = [by_path[path] for path in repository.depended_on(target) if path in by_path]
     chosen: dict[str, Snippet] = {}
     used = used_tokens = 0
     for wanted, share in ((first, config.dependency_share), (ranked, 1.0)):
         for snippet in wanted:
             if len(chosen) == config.max_files:
                 break
-            shown = f"{snippet.path}\n{snippet.text}\n"
-            if snippet.path in chosen or used + len(shown) > share * config.context_characters:
+            size = snippet.n_shown
+            if snippet.path in chosen or used + size > share * config.context_characters:
                 continue
-            if room_tokens is not None and n_tokens is not None:
-                cost = n_tokens(shown) + _MARKUP_TOKENS
+            if room_tokens is not None:
+                cost = repository.cost_tokens(snippet)
                 if used_tokens + cost > share * room_tokens:
                     continue
                 used_tokens += cost
-            used += len(shown)
+            used += size
             chosen[snippet.path] = snippet
     return list(chosen.values())
 
