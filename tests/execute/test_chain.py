@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from codeflow.core.config import Config
-from codeflow.core.errors import UserError
+from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import MANIFEST, Counts, Manifest, check_files, seal
 from codeflow.core.storage import write_text
 from codeflow.execute.chain import Stage, plan, run_chain
@@ -29,6 +32,22 @@ def write_word(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> 
     if config.fail:
         raise RuntimeError("planted fault")
     return seal(output, Counts(read=1, kept=1), {"length": len(before) + 1})
+
+
+def wait_for_sibling(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Leave a mark, and finish only when the sibling's mark is there: two of them need to run at the same time."""
+    write_text(output.parent / f"{config.word}.mark", "here")
+    sibling = output.parent / ("b.mark" if config.word == "a" else "a.mark")
+    for _ in range(600):
+        if sibling.exists():
+            return write_word(config, inputs, output)
+        time.sleep(0.05)
+    raise AssertionError("the sibling never ran beside this stage")
+
+
+def die(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def chain(first: str = "a", second: str = "b", fail: bool = False) -> list[Stage]:
@@ -97,3 +116,35 @@ def test_flipped_byte_is_found_by_the_deep_check(tmp_path: Path) -> None:
 def test_unknown_stage_to_remake_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no stage 'four'"):
         plan(chain(), tmp_path, remake=["four"])
+
+
+def test_stages_that_name_their_cores_run_beside_each_other(tmp_path: Path) -> None:
+    beside = f"{__name__}:wait_for_sibling"
+    stages = [
+        Stage("root", "word", f"{__name__}:write_word", WordConfig(word="r")),
+        Stage("left", "word", beside, WordConfig(word="a"), {"before": "root"}, cores=1),
+        Stage("right", "word", beside, WordConfig(word="b"), {"before": "root"}, cores=1),
+        Stage("end", "word", f"{__name__}:write_word", WordConfig(word="e"), {"x": "left", "y": "right"}),
+    ]
+    manifests = run_chain(stages, tmp_path, n_cores=2)
+    assert list(manifests) == ["root", "left", "right", "end"]
+    assert (tmp_path / "end" / "word.txt").read_text() == "rarbe"
+    assert run_chain(stages, tmp_path, n_cores=1) == manifests
+
+
+def test_lanes_make_what_one_core_makes(tmp_path: Path) -> None:
+    def stages(cores: int | None) -> list[Stage]:
+        return [Stage(s.name, s.kind, s.run, s.config, s.inputs, cores=cores) for s in chain()]
+
+    alone = run_chain(stages(None), tmp_path / "alone")
+    beside = run_chain(stages(1), tmp_path / "beside", n_cores=2)
+    assert [m.fingerprint for m in alone.values()] == [m.fingerprint for m in beside.values()]
+
+
+def test_errors_of_a_lane_end_the_run_and_name_it(tmp_path: Path) -> None:
+    wrong = Stage("wrong", "word", f"{__name__}:write_word", WordConfig(fail=True), cores=1)
+    with pytest.raises(RuntimeError, match="planted fault"):
+        run_chain([wrong], tmp_path, n_cores=2)
+    dying = Stage("dying", "word", f"{__name__}:die", WordConfig(), cores=1)
+    with pytest.raises(InfrastructureError, match="the process of dying died"):
+        run_chain([dying], tmp_path, n_cores=2)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +21,7 @@ from typing import Any, Literal
 import psutil
 
 from codeflow.core.config import Config
-from codeflow.core.errors import UserError
+from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import (
     BEGIN,
     MANIFEST,
@@ -33,6 +36,7 @@ from codeflow.core.manifest import (
 )
 from codeflow.core.progress import say
 from codeflow.core.storage import remove_tree, write_text
+from codeflow.execute.local import default_workers, process_pool
 
 Run = Callable[[Any, Mapping[str, Path], Path], Manifest]
 
@@ -47,6 +51,7 @@ class Stage:
     config: Config
     inputs: Mapping[str, str] = field(default_factory=dict)  # argument name -> name of an earlier stage
     world: str = ""  # "package.module:function" of (config) -> str: a fingerprint of what a source reads outside
+    cores: int | None = None  # that it computes on, by its own configuration; None: all there are, so it runs alone
 
 
 @dataclass(frozen=True)
@@ -111,37 +116,110 @@ def compare(stage: Stage, output: Path, key: str) -> Step:
     return Step(stage, "run", "unfinished, and configuration or inputs changed", key)
 
 
-def run_chain(stages: Sequence[Stage], folder: Path, remake: Sequence[str] = ()) -> dict[str, Manifest]:
-    """Make every stage's artifact in `folder` (the caller holds its lock); return the manifests by stage name."""
+def run_chain(
+    stages: Sequence[Stage], folder: Path, remake: Sequence[str] = (), n_cores: int | None = None
+) -> dict[str, Manifest]:
+    """Make every stage's artifact in `folder` (the caller holds its lock); return the manifests by stage name.
+
+    Stages start in order. Those that say how many cores they compute on run in processes of their own, beside each
+    other, as far as `n_cores` (default: all that this process may use) go and their inputs are finished. What they make
+    is the same either way. The first error ends the run; stages beside it go on from where they were next time.
+    """
     for name in remake:
         remove_tree(folder / name)
-    manifests: dict[str, Manifest] = {}
-    for number, stage in enumerate(stages, 1):
-        output = folder / stage.name
-        step = compare(stage, output, stage_key(stage, folder))
-        label = f"[{number:>2}/{len(stages)}] {stage.name}"
-        if step.action == "reuse":
-            manifests[stage.name] = check_files(output)
-            say(f"{label}: reused")
-            continue
-        say(f"{label}: {step.reason}" if step.action == "run" else f"{label}: resuming")
-        manifests[stage.name], run = make(stage, folder, step.key)
-        counts = manifests[stage.name].counts
+    run = _Run(stages, folder, n_cores or default_workers())
+    try:
+        run.to_the_end()
+    except BaseException:
+        run.abandon()
+        raise
+    return {stage.name: run.manifests[stage.name] for stage in stages}
+
+
+class _Run:
+    """The state of one run over a chain: which stages are finished, running in lanes, waiting."""
+
+    def __init__(self, stages: Sequence[Stage], folder: Path, n_cores: int) -> None:
+        self.folder, self.n_cores = folder, n_cores
+        self.waiting = dict(enumerate(stages, 1))
+        self.lanes: dict[Future[tuple[Manifest, dict[str, Any]]], tuple[int, Stage]] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.n_stages = len(stages)
+        self._pool: Executor | None = None
+
+    def to_the_end(self) -> None:
+        """Run every stage."""
+        while self.waiting or self.lanes:
+            self._start_what_can()
+            if self.lanes:
+                finished, _ = wait(self.lanes, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._finish(*self.lanes[future], *self._made(future))
+                    del self.lanes[future]
+        if self._pool:
+            self._pool.shutdown()
+
+    def _made(self, future: Future[tuple[Manifest, dict[str, Any]]]) -> tuple[Manifest, dict[str, Any]]:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            names = " or ".join(stage.name for _, stage in self.lanes.values())
+            raise InfrastructureError(
+                f"the process of {names} died (out of memory?); the same command goes on from its last good state"
+            ) from None
+
+    def abandon(self) -> None:
+        """Let go of running lanes without waiting; they die with this process."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start_what_can(self) -> None:
+        """Start waiting stages in order, until one needs cores that others still use."""
+        for number, stage in list(self.waiting.items()):
+            if any(source not in self.manifests for source in stage.inputs.values()):
+                continue
+            step = compare(stage, self.folder / stage.name, stage_key(stage, self.folder))
+            if step.action == "reuse":
+                del self.waiting[number]
+                self.manifests[stage.name] = check_files(self.folder / stage.name)
+                say(f"{self._label(number, stage)}: reused")
+                continue
+            alone = stage.cores is None or self.n_cores == 1
+            used = sum(running.cores or 0 for _, running in self.lanes.values())
+            if self.lanes if alone else used + (stage.cores or 0) > max(self.n_cores, stage.cores or 0):
+                return
+            del self.waiting[number]
+            say(f"{self._label(number, stage)}: {'resuming' if step.action == 'resume' else step.reason}")
+            if alone:
+                self._finish(number, stage, *make(stage, self.folder, step.key))
+            else:
+                self._pool = self._pool or process_pool(self.n_cores)
+                self.lanes[self._pool.submit(make, stage, self.folder, step.key, os.getpid())] = number, stage
+
+    def _finish(self, number: int, stage: Stage, manifest: Manifest, run: Mapping[str, Any]) -> None:
+        self.manifests[stage.name] = manifest
+        counts = manifest.counts
         say(
-            f"{label}: done in {run['seconds']:.1f} s, peak {run['peak_memory_bytes'] / 2**20:,.0f} MiB"
+            f"{self._label(number, stage)}: done in {run['seconds']:.1f} s, "
+            f"peak {run['peak_memory_bytes'] / 2**20:,.0f} MiB"
             + (f", kept {counts.kept:,} of {counts.read:,}" if counts.read else "")
         )
-    return manifests
+
+    def _label(self, number: int, stage: Stage) -> str:
+        return f"[{number:>2}/{self.n_stages}] {stage.name}"
 
 
-def make(stage: Stage, folder: Path, key: str) -> tuple[Manifest, dict[str, Any]]:
-    """Run one stage into `folder/stage.name`, resuming what is there; return its manifest and `run.json`."""
+def make(stage: Stage, folder: Path, key: str, measured: int | None = None) -> tuple[Manifest, dict[str, Any]]:
+    """Run one stage into `folder/stage.name`, resuming what is there; return its manifest and `run.json`.
+
+    The memory recorded is that of the process `measured` (default: this one) with all its children.
+    """
     output = folder / stage.name
     resumed = begin(output, stage.kind, stage.config, _input_records(stage, folder), key)
     inputs = {argument: folder / source for argument, source in stage.inputs.items()}
     for path in inputs.values():
         check_files(path)
-    with _Meter() as meter:
+    with _Meter(measured or os.getpid()) as meter:
         manifest = resolve(stage.run)(stage.config, inputs, output)
     run = {**meter.reading(), "resumed": resumed}
     write_text(output / RUN, json.dumps(run, indent=2))
@@ -150,9 +228,12 @@ def make(stage: Stage, folder: Path, key: str) -> tuple[Manifest, dict[str, Any]
 
 
 class _Meter:
-    """Wall seconds, CPU seconds and the peak resident memory of this process and its children together."""
+    """Wall seconds and the peak resident memory of a process and its children together."""
 
     _EVERY_SECONDS = 0.25
+
+    def __init__(self, process: int) -> None:
+        self._process = process
 
     def __enter__(self) -> _Meter:
         self._stop = threading.Event()
@@ -163,10 +244,10 @@ class _Meter:
         return self
 
     def _watch(self) -> None:
-        me = psutil.Process()
+        root = psutil.Process(self._process)
         while True:
             total = 0
-            for process in [me, *me.children(recursive=True)]:
+            for process in [root, *root.children(recursive=True)]:
                 try:
                     total += process.memory_info().rss
                 except psutil.Error:

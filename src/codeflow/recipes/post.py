@@ -59,40 +59,44 @@ class PostTraining(Config):
     more_sft: TrainConfig  # what the time of GRPO would give as further SFT on the instruct path
     publish: PublishConfig
 
-    def before_scores(self) -> list[Stage]:
-        """Return the stages from the fold to both paths' ends, wired."""
+    def data(self) -> list[Stage]:
+        """Return the stages that make tasks, samples and rows; nothing here waits for a model."""
         v = VERBS
         stages = [
             v["tasks"].stage(self.tasks),
             v["solutions"].stage(self.solutions),
             v["reasoning"].stage(self.reasoning),
-            v["fold"].stage(self.fold, {"checkpoint": "train_anneal", "tokens": "pack", "tokenizer": "tokenizer"}),
         ]
-        parents = {"dense": "train_anneal", "loop": "fold"}
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
-            repository, packed = f"repository_{name}", f"pack_{name}"
+            repository = f"repository_{name}"
             read = {"documents": "split", "tokenizer": "tokenizer"}
             sources = {"samples": "samples", "reasoning": "reasoning", "repository": repository}
             stages.append(v["repository_samples"].stage(stage.repository, read, repository))
-            stages.append(v["pack"].stage(stage.pack, {**sources, "tokenizer": "tokenizer"}, packed))
-            for kind, config in (("dense", stage.dense), ("loop", stage.loop)):
-                inputs = {"tokens": packed, "tokenizer": "tokenizer", "parent": parents[kind]}
+            stages.append(v["pack"].stage(stage.pack, {**sources, "tokenizer": "tokenizer"}, f"pack_{name}"))
+        return [*stages, v["pack"].stage(self.pack, {"samples": "solutions", "tokenizer": "tokenizer"}, "pack_sft")]
+
+    def training(self) -> list[Stage]:
+        """Return the stages from the fold to both paths' ends, each on one core.
+
+        Small batches gain little from a second thread; a second stage beside them gains all of it.
+        """
+        folded = {"checkpoint": "train_anneal", "tokens": "pack", "tokenizer": "tokenizer"}
+        stages = [VERBS["fold"].stage(self.fold, folded, cores=1)]
+        parents = {"loop": "fold", "dense": "train_anneal"}
+        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            for kind, config in (("loop", stage.loop), ("dense", stage.dense)):
+                stages.append(self._train(config, f"pack_{name}", parents[kind], f"{kind}_{name}"))
                 parents[kind] = f"{kind}_{name}"
-                stages.append(v["train"].stage(config, inputs, parents[kind]))
-        stages.append(v["pack"].stage(self.pack, {"samples": "solutions", "tokenizer": "tokenizer"}, "pack_sft"))
         for name, path in (("instruct", self.instruct), ("thinking", self.thinking)):
-            stages += self._path(name, path, parents["loop"])
-        further = {"tokens": "pack_sft", "tokenizer": "tokenizer", "parent": "sft_instruct"}
-        return [*stages, v["train"].stage(self.more_sft, further, "sft_instruct_more")]
+            grpo = {"checkpoint": f"sft_{name}", "tasks": "tasks", "tokenizer": "tokenizer"}
+            stages.append(self._train(path.sft, "pack_sft", parents["loop"], f"sft_{name}"))
+            stages.append(VERBS["grpo"].stage(path.grpo, grpo, f"rl_{name}", cores=1))
+        return [*stages, self._train(self.more_sft, "pack_sft", "sft_instruct", "sft_instruct_more")]
 
     @staticmethod
-    def _path(name: str, path: PostPath, parent: str) -> list[Stage]:
-        sft = {"tokens": "pack_sft", "tokenizer": "tokenizer", "parent": parent}
-        grpo = {"checkpoint": f"sft_{name}", "tasks": "tasks", "tokenizer": "tokenizer"}
-        return [
-            VERBS["train"].stage(path.sft, sft, f"sft_{name}"),
-            VERBS["grpo"].stage(path.grpo, grpo, f"rl_{name}"),
-        ]
+    def _train(config: TrainConfig, tokens: str, parent: str, name: str) -> Stage:
+        inputs = {"tokens": tokens, "tokenizer": "tokenizer", "parent": parent}
+        return VERBS["train"].stage(config, inputs, name, cores=1)
 
     @staticmethod
     def scored() -> dict[str, str]:
@@ -127,7 +131,7 @@ def mid_mixture(shares: dict[str, float]) -> dict[str, float]:
 def post_training(mid_steps: int, sft_steps: int, grpo_steps: int, n_sft: int, n_reasoning: int) -> PostTraining:
     """Return the second half with the given lengths."""
     return PostTraining(
-        fold=FoldConfig(mixture={"general": 0.5, "code": 0.5}),
+        fold=FoldConfig(mixture={"general": 0.5, "code": 0.5}, n_threads=1),
         tasks=TasksConfig(n_sft=n_sft),
         solutions=SolutionsConfig(),
         reasoning=ReasoningConfig(n_programs=n_reasoning),
@@ -159,6 +163,7 @@ def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
         optimizer=OptimizerConfig(muon_learning_rate=0.008, adamw_learning_rate=1.2e-3),
         schedule=ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.5, end_factor=0.2),
         validation_rows=4096 // context,
+        n_threads=1,
     )
     ramp = steps // 2 if name == "stage1" else 0
     return MidStage(
@@ -180,6 +185,7 @@ def _sft(phase: str, mixture: dict[str, float], steps: int) -> TrainConfig:
         inherit_optimizer=False,
         optimizer=OptimizerConfig(muon_learning_rate=0.01, adamw_learning_rate=1.5e-3),
         schedule=ScheduleConfig(warmup_fraction=0.05, decay_fraction=0.75, end_factor=0.1, shape="cosine"),
+        n_threads=1,
     )
 
 
@@ -188,5 +194,5 @@ def _path(name: str, sft_steps: int, grpo_steps: int) -> PostPath:
     rollout = RolloutConfig(thinking=thinking, max_new_tokens=224 if thinking else 80)
     return PostPath(
         sft=_sft(f"sft_{name}", {name: 1.0}, sft_steps),
-        grpo=GrpoConfig(phase=f"rl_{name}", steps=grpo_steps, rollout=rollout),
+        grpo=GrpoConfig(phase=f"rl_{name}", steps=grpo_steps, rollout=rollout, n_threads=1),
     )

@@ -97,6 +97,7 @@ class TinyRecipe(Config):
             v["evolution"].stage(self.evolution, {"commits": "history", "documents": "split"}),
             v["samples"].stage(self.samples, {"documents": "split", "triplets": "evolution"}),
             v["pack"].stage(self.pack),
+            *(self.post.data() if self.post else []),
         ]
         parent: dict[str, str] = {}
         for phase in phases:
@@ -105,7 +106,7 @@ class TinyRecipe(Config):
             parent = {"parent": trained[phase]}
         scored = {"documents": "split", "tokenizer": "tokenizer", **trained}
         if self.post:
-            stages += self.post.before_scores()
+            stages += self.post.training()
             scored |= {"tasks": "tasks", **self.post.scored()}
         stages.append(v["evaluate"].stage(self.evaluate, scored))
         if self.post:

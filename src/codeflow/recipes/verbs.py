@@ -26,10 +26,19 @@ class Verb:
     optional_inputs: tuple[str, ...] = ()
     world: str = ""
 
-    def stage(self, config: Config, inputs: Mapping[str, str] | None = None, name: str | None = None) -> Stage:
-        """Return a stage of this kind; inputs map this verb's input names to stage names (default: the same)."""
+    def stage(
+        self,
+        config: Config,
+        inputs: Mapping[str, str] | None = None,
+        name: str | None = None,
+        cores: int | None = None,
+    ) -> Stage:
+        """Return a stage of this kind; inputs map this verb's input names to stage names (default: the same).
+
+        `cores` says on how many the configuration computes, so that others may run beside it; None: on all.
+        """
         wired = dict(inputs) if inputs is not None else {key: key for key in self.inputs}
-        return Stage(name or self.name, self.kind, self.run, config, wired, self.world)
+        return Stage(name or self.name, self.kind, self.run, config, wired, self.world, cores)
 
 
 _TABLE = (

@@ -34,6 +34,7 @@ class FoldConfig(Config):
     loop_window_size: PositiveInt = 64
     mixture: dict[str, float] = Field(default_factory=lambda: {"code": 1.0})  # its sets' held-out rows are measured
     validation_rows: PositiveInt = 16
+    n_threads: PositiveInt | None = None  # None: the cores that this process may use
     compare: tuple[str, ...] = ("average", "every_second", "ends")  # other strategies, measured and thrown away
 
 
@@ -46,13 +47,13 @@ def run(config: FoldConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
     from codeflow.parallel import checkpoint
     from codeflow.parallel.config import MeshConfig
     from codeflow.parallel.mesh import world
-    from codeflow.train.pretrain import STATE
+    from codeflow.train.pretrain import STATE, threads
 
     def settings(strategy: str) -> FoldSettings:
         tree = {"strategy": strategy, "loop_num": config.loop_num, "loop_window_size": config.loop_window_size}
         return validate(FoldSettings, tree)
 
-    with world(MeshConfig()) as here:
+    with world(MeshConfig()) as here, threads(config.n_threads):
         found = checkpoint.newest([inputs["checkpoint"] / STATE], here)
         if found is None:
             raise UserError(f"{inputs['checkpoint']} has no training state to fold; give a checkpoint of a train stage")
