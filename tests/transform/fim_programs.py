@@ -5,11 +5,13 @@ from __future__ import annotations
 PROGRAMS: dict[str, str] = {
     "Python": """class Café:
     def total(self, xs):
+        # the sum
         s = "naïve 日本"
         return sum([x * 2 for x in xs], 1)
 """,
     "JavaScript": """class A {
   add(a, b) {
+    // é the sum
     const s = "é";
     return this.sum(a + b, 1);
   }
@@ -20,6 +22,7 @@ function twice(x) {
 """,
     "TypeScript": """class A {
   add(a: number, b: number): number {
+    // é the sum
     const s = "é";
     return f(a + b, 1);
   }
@@ -27,6 +30,7 @@ function twice(x) {
 """,
     "TSX": """class A {
   view(a: number) {
+    /* é the sum */
     const s = f(a, 1) + 2;
     return <p>é {s}</p>;
   }
@@ -34,6 +38,7 @@ function twice(x) {
 """,
     "Java": """class A {
     int add(int a, int b) {
+        // é the sum
         String s = "é";
         return sum(a + b, 1);
     }
@@ -41,6 +46,7 @@ function twice(x) {
 """,
     "C#": """class A {
     int Add(int a, int b) {
+        // é the sum
         var s = "é";
         return Sum(a + b, 1);
     }
@@ -53,6 +59,7 @@ type T struct {
 }
 
 func add(a int, b int) int {
+	// é the sum
 	s := "é"
 	return sum(a+b, s)
 }
@@ -62,6 +69,7 @@ func add(a int, b int) int {
 }
 
 fn add(a: i32, b: i32) -> i32 {
+    // é the sum
     let s = "é";
     sum(a + b, s)
 }
@@ -71,6 +79,7 @@ fn add(a: i32, b: i32) -> i32 {
 };
 
 int add(int a, int b) {
+  // é the sum
   const char *s = "é";
   return sum(a + b, s);
 }
@@ -80,6 +89,7 @@ int add(int a, int b) {
 };
 
 int add(int a, int b) {
+  // é the sum
   auto s = "é";
   return sum(a + b, s);
 }
@@ -87,6 +97,7 @@ int add(int a, int b) {
     "PHP": """<?php
 class A {
   function add($a, $b) {
+    # é the sum
     $s = "é";
     return sum($a + $b, $s);
   }
@@ -94,6 +105,7 @@ class A {
 """,
     "Ruby": """class A
   def add(a, b)
+    # é the sum
     s = "é"
     sum(a + b, s)
   end
@@ -101,6 +113,7 @@ end
 """,
     "Kotlin": """class A {
     fun add(a: Int, b: Int): Int {
+        // é the sum
         val s = "é"
         return sum(a + b, s)
     }
@@ -108,12 +121,14 @@ end
 """,
     "Scala": """class A {
   def add(a: Int, b: Int): Int = {
+    // é the sum
     val s = "é"
     sum(a + b, s)
   }
 }
 """,
     "Shell": """add() {
+  # é the sum
   local s="é $1"
   if [ -n "$s" ]; then
     echo "$(wc -l "$s")"
@@ -121,7 +136,13 @@ end
 }
 """,
     "SQL": """CREATE TABLE t (a INT, b TEXT);
+CREATE FUNCTION add(a INT, b INT) RETURNS INT AS $$
+BEGIN
+  RETURN a + b;
+END;
+$$ LANGUAGE plpgsql;
+-- é the sum
 SELECT sum(a + b, 1) FROM t WHERE b = 'é';
 """,
 }
-NOT_THERE = {("Shell", "class"), ("Shell", "arguments"), ("SQL", "function"), ("SQL", "block")}  # (language, level)
+NOT_THERE = {("Shell", "class"), ("SQL", "block")}  # (language, level)

@@ -68,7 +68,7 @@ def test_function_middles_are_functions(language: str) -> None:
     fim = split(PROGRAMS[language], language, "function", random.Random(1))
     assert fim is not None
     assert any(word in fim.middle for word in ("add", "total", "view", "Add", "twice"))
-    assert fim.middle.rstrip()[-1] in "}d)"
+    assert fim.middle.rstrip()[-1] in "}dl)"
 
 
 _TEXTS = st.text(st.characters(codec="utf-8"), max_size=200)
@@ -136,6 +136,28 @@ def test_broken_code_gives_no_broken_middle() -> None:
     for seed in range(30):
         fim = split(text, "Python", "function", random.Random(seed))
         assert fim is None or fim.middle == "def good(a):\n    return a"
+
+
+def test_comments_lead_to_the_code_below_them() -> None:
+    text = (
+        "import a\n\n# the sum\n# of both\ntotal = a.b + a.c\nx = 1  # not this one\ny = 2\n\n# nor this\n\n\nz = 3\n"
+    )
+    middles = {fim.middle for seed in range(20) if (fim := split(text, "Python", "comment", random.Random(seed)))}
+    assert middles == {"total = a.b + a.c"}
+    text = "def f(x):\n    # first\n    y = x\n    return y\n"
+    middles = {fim.middle for seed in range(20) if (fim := split(text, "Python", "comment", random.Random(seed)))}
+    assert middles == {"y = x"}
+    text = "/// Documented.\nfn f() {}\n"
+    fim = split(text, "Rust", "comment", random.Random(0))
+    assert fim is not None
+    assert fim.middle == "fn f() {}"
+
+
+def test_python_assignments_and_calls_are_statements_and_definitions_are_not() -> None:
+    text = "def f(a):\n    b = a\n    g(b)\n    if b:\n        return b\n" * 3
+    middles = [split(text, "Python", "statement", random.Random(seed)) for seed in range(60)]
+    found = {fim.middle for fim in middles if fim is not None}
+    assert found == {"b = a", "g(b)", "if b:\n        return b", "return b"}
 
 
 def test_generators_do_not_depend_on_the_process() -> None:

@@ -2,7 +2,8 @@
 
 Levels: `random_boundary` (characters), `random_line` (whole lines) and, from the syntax tree, those of
 `fim_nodes.LEVELS`. A syntax split draws a random character and takes one of the nodes of the level that contain it, so
-every character is about equally likely to be asked for, and a document costs one parse and a few descents.
+every character is about equally likely to be asked for, and a document costs one parse and a few descents. At the level
+`comment` the middle is the statement or definition right below a comment that has lines to itself.
 
 Not covered: repository-level context, which needs other documents than this one.
 """
@@ -127,39 +128,75 @@ class Source:
         return parser_of(BY_NAME[self.language].grammar).parse(self._bytes).root_node
 
     def _node_cut(self, level: str, rng: random.Random, shortest: int, longest: int) -> tuple[int, int] | None:
+        accept = functools.partial(self._fits, shortest=shortest, longest=longest)
         types, parents = fim_nodes.types_of(self.language, level)
         if not types and not parents:
-            return None
-        accept = functools.partial(self._fits, shortest=shortest, longest=longest)
+            runs = self._runs(level)
+            return self._characters(*rng.choice(found)) if (found := [run for run in runs if accept(*run)]) else None
+        apart = fim_nodes.apart_of(self.language)
         for _ in range(_DRAWS):
             offset = rng.randrange(len(self._bytes))
-            found = [node for node in _nodes_at(self._root, offset, types, parents) if accept(node)]
+            nodes = _nodes_at(self._root, offset, types, parents, apart)
+            found = [node for node in nodes if accept(*_span(node)) and not node.has_error]
             if found:
-                return self._characters(rng.choice(found))
-        found = [node for node in self._all_nodes(level) if accept(node)]
-        return self._characters(rng.choice(found)) if found else None
+                return self._characters(*_span(rng.choice(found)))
+        found = [node for node in self._all_nodes(level, apart) if accept(*_span(node)) and not node.has_error]
+        return self._characters(*_span(rng.choice(found))) if found else None
 
-    def _all_nodes(self, level: str) -> list[Any]:
-        query = _query(self.language, level)
-        if query is None:
-            return []
-        from tree_sitter import QueryCursor
-
-        nodes = QueryCursor(query).captures(self._root).get("node", [])
-        unique = {(node.start_byte, node.end_byte, node.id): node for node in nodes if "comment" not in node.type}
+    def _all_nodes(self, level: str, apart: frozenset[str]) -> list[Any]:
+        """Return every node of a level, in order."""
+        types, parents = fim_nodes.types_of(self.language, level)
+        patterns = (*sorted(types), *(f"{kind} (_)" for kind in sorted(parents)))
+        nodes = self._captured(patterns)
+        unique = {(*_span(node), node.id): node for node in nodes if node.type in types or node.type not in apart}
         return sorted(unique.values(), key=_place)
 
-    def _fits(self, node: Any, shortest: int, longest: int) -> bool:
-        start, stop = node.start_byte, node.end_byte
-        if stop - start < shortest or stop - start > 4 * longest or node.has_error:
+    def _captured(self, patterns: tuple[str, ...]) -> list[Any]:
+        from tree_sitter import QueryCursor
+
+        query = _query(BY_NAME[self.language].grammar, patterns)
+        return QueryCursor(query).captures(self._root).get("node", []) if query else []
+
+    def _runs(self, level: str) -> list[tuple[int, int]]:
+        """Return the byte spans of a level that no node type tells, in order, those with syntax errors left out."""
+        table = fim_nodes.TABLES.get(self.language)
+        if table is None or (level == "arguments" and not table.argument_parents):
+            return []
+        if level == "arguments":
+            lists = (node.children_by_field_name("argument") for node in self._captured(table.argument_parents))
+            runs = [nodes for nodes in lists if nodes and not any(node.has_error for node in nodes)]
+            return sorted((nodes[0].start_byte, nodes[-1].end_byte) for nodes in runs)
+        if level != "comment":
+            return []
+        below = (self._below(node, table.blocks) for node in self._captured(BY_NAME[self.language].comments))
+        return sorted({_span(node) for node in below if node is not None and not node.has_error})
+
+    def _below(self, comment: Any, blocks: tuple[str, ...]) -> Any:
+        """Return the node that a comment stands right above; None where something else is on its lines."""
+        data, node = self._bytes, comment.next_named_sibling
+        if node is None or node.type in BY_NAME[self.language].comments:
+            return None
+        head = data[data.rfind(b"\n", 0, comment.start_byte) + 1 : comment.start_byte]
+        # The comment's own text may end with the line break: line comments of Rust do.
+        gap = data[comment.end_byte - 1 : node.start_byte].lstrip(b" \t\r")
+        if head.strip() or data[comment.end_byte : node.start_byte].strip() or gap[1:].count(b"\n") > 1:
+            return None
+        if b"\n" not in gap:
+            return None
+        lists = (*blocks, "statement_list")
+        while node.type in lists and node.named_children and node.named_children[0].start_byte == node.start_byte:
+            node = node.named_children[0]  # the comment is about the first statement, not about all of them
+        return node
+
+    def _fits(self, start: int, stop: int, shortest: int, longest: int) -> bool:
+        if stop - start < shortest or stop - start > 4 * longest:
             return False
         middle = self._bytes[start:stop]
         n_characters = len(middle) if middle.isascii() else len(middle.decode("utf-8", "surrogatepass"))
         return shortest <= n_characters <= longest
 
-    def _characters(self, node: Any) -> tuple[int, int] | None:
-        """Turn a node's byte offsets into character offsets; None where one falls inside a character."""
-        start, stop = node.start_byte, node.end_byte
+    def _characters(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Turn byte offsets into character offsets; None where one falls inside a character."""
         if len(self._bytes) == len(self.text):
             return start, stop
         try:
@@ -167,6 +204,10 @@ class Source:
             return first, first + len(self._bytes[start:stop].decode("utf-8", "surrogatepass"))
         except UnicodeDecodeError:  # only where the text itself is not valid Unicode
             return None
+
+
+def _span(node: Any) -> tuple[int, int]:
+    return node.start_byte, node.end_byte
 
 
 def _place(node: Any) -> tuple[int, int]:
@@ -198,7 +239,9 @@ def _random_lines(text: str, rng: random.Random, shortest: int, longest: int) ->
     return None
 
 
-def _nodes_at(root: Any, offset: int, types: frozenset[str], parents: frozenset[str]) -> Iterator[Any]:
+def _nodes_at(
+    root: Any, offset: int, types: frozenset[str], parents: frozenset[str], apart: frozenset[str]
+) -> Iterator[Any]:
     """Yield the nodes of a level that contain byte `offset`, outermost first."""
     cursor = root.walk()
     inside = root.type in parents
@@ -207,7 +250,7 @@ def _nodes_at(root: Any, offset: int, types: frozenset[str], parents: frozenset[
         if node.start_byte > offset:  # the byte lies between two children
             return
         kind = node.type
-        if kind in types or (inside and node.is_named and "comment" not in kind):
+        if kind in types or (inside and node.is_named and kind not in apart):
             yield node
         inside = kind in parents
 
@@ -221,14 +264,13 @@ def parser_of(grammar: str) -> Any:
 
 
 @functools.cache
-def _query(language: str, level: str) -> Any:
+def _query(grammar: str, patterns: tuple[str, ...]) -> Any:
+    """Return the query for nodes of any of the patterns, each of which is `type` or `type (_)` (its children)."""
     from tree_sitter import Query
     from tree_sitter_language_pack import get_language
 
-    types, parents = fim_nodes.types_of(language, level)
-    patterns = [f"({kind}) @node" for kind in sorted(types)] + [f"({kind} (_) @node)" for kind in sorted(parents)]
-    grammar = get_language(BY_NAME[language].grammar)  # type: ignore[arg-type]
-    return Query(grammar, "\n".join(patterns)) if patterns else None
+    text = "\n".join(f"({p}) @node" if "(" not in p else f"({p.replace('(_)', '(_) @node')})" for p in patterns)
+    return Query(get_language(grammar), text) if patterns else None  # type: ignore[arg-type]
 
 
 def window(fim: Fim, max_characters: int) -> Fim:

@@ -1,8 +1,9 @@
 """Which syntax nodes are a statement, an expression, a block or an argument list, by language.
 
-Functions and classes stand in `core/languages.py`. Names are those of the grammars in tree-sitter-language-pack; a
-test checks that every name exists in its grammar and is found in a small program. Bare identifiers and single
-literals are left out of the expressions: a middle of one word teaches little that the line levels do not.
+Functions, classes and comments stand in `core/languages.py`. Names are those of the grammars in
+tree-sitter-language-pack; a test checks that every name exists in its grammar and is found in a small program. Bare
+identifiers and single literals are left out of the expressions: a middle of one word teaches little that the line
+levels do not. Shell has no node for an argument list: there the run of a command's arguments is one.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from dataclasses import dataclass
 
 from codeflow.core.languages import BY_NAME
 
-LEVELS = ("function", "class", "block", "statement", "expression", "arguments")
+LEVELS = ("function", "class", "block", "statement", "expression", "arguments", "comment")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTable:
-    """Node types by level. Where statements are expressions, `statement_parents` names the nodes whose children are."""
+    """Node types by level. Where statements are expressions, `statement_parents` names the nodes whose children are.
+
+    Functions and classes among these children are no statements: they have levels of their own.
+    """
 
     statements: tuple[str, ...] = ()
     statement_parents: tuple[str, ...] = ()
     expressions: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    argument_parents: tuple[str, ...] = ()  # whose children in the field "argument" are a list without a node
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -66,11 +71,7 @@ _C = NodeTable(
 
 TABLES: dict[str, NodeTable] = {
     "Python": NodeTable(
-        statements=_names(
-            "expression_statement return_statement if_statement for_statement while_statement with_statement "
-            "try_statement raise_statement assert_statement import_statement import_from_statement match_statement "
-            "delete_statement"
-        ),
+        statement_parents=("block", "module"),
         expressions=_names(
             "call attribute subscript binary_operator boolean_operator comparison_operator not_operator "
             "unary_operator conditional_expression lambda await list_comprehension dictionary_comprehension "
@@ -205,6 +206,7 @@ TABLES: dict[str, NodeTable] = {
             "concatenation parenthesized_expression array process_substitution"
         ),
         blocks=("compound_statement", "do_group"),
+        argument_parents=("command",),
     ),
     "SQL": NodeTable(
         statements=("statement",),
@@ -222,18 +224,29 @@ TABLES: dict[str, NodeTable] = {
 def types_of(language: str, level: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the node types of a level and the types of parents all of whose children belong to it.
 
-    Both are empty for a language without a table, or a level that the language does not have.
+    Both are empty for a language without a table, a level that the language does not have, and the level "comment",
+    whose nodes are told by what stands before them.
     """
     assert level in LEVELS, level
     empty: frozenset[str] = frozenset()
     table = TABLES.get(language)
     if table is None:
         return empty, empty
-    if level == "function":
-        return frozenset(BY_NAME[language].functions), empty
-    if level == "class":
-        return frozenset(BY_NAME[language].classes), empty
     if level == "statement":
         return frozenset(table.statements), frozenset(table.statement_parents)
-    own = {"block": table.blocks, "expression": table.expressions, "arguments": table.arguments}
+    own = {
+        "function": BY_NAME[language].functions,
+        "class": BY_NAME[language].classes,
+        "block": table.blocks,
+        "expression": table.expressions,
+        "arguments": table.arguments,
+        "comment": (),
+    }
     return frozenset(own[level]), empty
+
+
+@functools.cache
+def apart_of(language: str) -> frozenset[str]:
+    """Return the types that are never statements though they stand among them: definitions and comments."""
+    known = BY_NAME[language]
+    return frozenset((*known.functions, *known.classes, *known.comments, "decorated_definition"))
