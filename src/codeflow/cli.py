@@ -137,6 +137,29 @@ def generate(
     generate_text(checkpoint, request, lambda text: print(text, end="", flush=True))
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A Hugging Face directory of a dense or looped model.")],
+    target: Annotated[Path, typer.Argument(help="The directory to write.")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    dense_type: Annotated[str, typer.Option(help="How a dense model is named: llama or iquestcoder.")] = "llama",
+    shard_gb: Annotated[float, typer.Option(help="Size of a file in GB; so much memory is needed.", min=0.001)] = 5.0,
+) -> None:
+    """Rewrite a model directory: other precision, other shards, gates in the released layout. Holds one shard.
+
+    Example:
+
+        codeflow convert ~/models/loop-coder ~/models/loop-coder-bf16 --dtype bfloat16
+    """
+    from codeflow.core.config import validate
+    from codeflow.model.huggingface import ExportSettings
+    from codeflow.model.huggingface import convert as convert_folder
+
+    fields = {"dtype": dtype, "dense_type": dense_type, "shard_bytes": round(shard_gb * 1e9)}
+    shape = convert_folder(source, target, validate(ExportSettings, fields))
+    say(f"wrote {target}: {shape.num_hidden_layers} layers, loop_num={shape.loop_num}, {dtype}")
+
+
 def _add(verb: Verb) -> None:
     def print_fields(wanted: bool) -> None:
         if wanted:

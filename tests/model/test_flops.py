@@ -12,10 +12,15 @@ from codeflow.model.flops import cache_bytes, count_parameters, decode_flops, fo
 from codeflow.model.looped import LoopCoder
 from tests.model.shapes import changed, make_ids, make_model
 
+RESEARCH = [
+    changed(loop_num=2, research={"gate_per_element": per_element, "gate_input": source})
+    for per_element in (False, True)
+    for source in ("query_before_rope", "hidden")
+]
 SHAPES = [changed(), changed(tie_word_embeddings=True), changed(loop_num=3, loop_window_size=5)]
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", [*SHAPES, *RESEARCH])
 def test_parameters_are_those_of_the_built_model(config) -> None:
     assert count_parameters(config).total == sum(p.numel() for p in LoopCoder(config).parameters())
 

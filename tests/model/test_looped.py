@@ -10,63 +10,10 @@ from codeflow.core.config import validate
 from codeflow.core.errors import UserError
 from codeflow.model.config import ModelConfig, preset
 from codeflow.model.looped import LoopCoder
+from tests.model.by_hand import by_hand
 from tests.model.shapes import SHAPE, changed, make_ids, make_model
 
 LOOPED = changed(loop_num=2, loop_window_size=6)
-
-
-def _by_hand(model: LoopCoder, ids: Tensor) -> Tensor:
-    """The forward pass of one row written position by position, from the specification and in fp64."""
-    c, weights = model.config, {name: value.double() for name, value in model.named_parameters()}
-    length, group = ids.shape[0], c.num_attention_heads // c.num_key_value_heads
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return x / (x.square().mean() + c.rms_norm_eps).sqrt() * weights[name]
-
-    def rope(x: Tensor, position: int) -> Tensor:
-        half = c.head_dim // 2
-        turned = torch.empty_like(x)
-        for d in range(half):
-            angle = torch.tensor(position / c.rope_theta ** (2 * d / c.head_dim), dtype=torch.float64)
-            turned[:, d] = x[:, d] * angle.cos() - x[:, d + half] * angle.sin()
-            turned[:, d + half] = x[:, d + half] * angle.cos() + x[:, d] * angle.sin()
-        return turned
-
-    def attend(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        heads = []
-        for head in range(c.num_attention_heads):
-            scores = torch.stack([q[head] @ k[head // group] for k in keys]) / c.head_dim**0.5
-            heads.append(sum(p * v[head // group] for p, v in zip(scores.softmax(0), values, strict=True)))
-        return torch.stack(heads)
-
-    hidden = [weights["embed_tokens.weight"][token] for token in ids.tolist()]
-    first: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-    for loop in range(c.loop_num):
-        for layer in range(c.num_hidden_layers):
-            name = f"layers.{layer}."
-            normed = [norm(x, name + "input_layernorm.weight") for x in hidden]
-            heads = {
-                part: [(weights[f"{name}self_attn.{part}_proj.weight"] @ x).view(-1, c.head_dim) for x in normed]
-                for part in "qkv"
-            }
-            q, k = ([rope(x, t) for t, x in enumerate(heads[part])] for part in "qk")
-            v = heads["v"]
-            if loop == 0:
-                first[layer] = (k, v)
-            for t in range(length):
-                mixed = attend(q[t], first[layer][0][: t + 1], first[layer][1][: t + 1])
-                if loop:
-                    low = max(0, t - c.loop_window_size + 1)
-                    local = attend(q[t], k[low : t + 1], v[low : t + 1])
-                    logit = (weights[name + "gate_projection.weight"] * q[t]).sum(1)
-                    gate = (logit + weights[name + "gate_projection.bias"]).sigmoid()[:, None]
-                    mixed = gate * mixed + (1 - gate) * local
-                hidden[t] = hidden[t] + weights[name + "self_attn.o_proj.weight"] @ mixed.flatten()
-                x = norm(hidden[t], name + "post_attention_layernorm.weight")
-                gated = torch.nn.functional.silu(weights[name + "mlp.gate_proj.weight"] @ x)
-                grown = gated * (weights[name + "mlp.up_proj.weight"] @ x)
-                hidden[t] = hidden[t] + weights[name + "mlp.down_proj.weight"] @ grown
-    return torch.stack([weights["lm_head.weight"] @ norm(x, "norm.weight") for x in hidden])
 
 
 @pytest.mark.parametrize("config", [SHAPE, LOOPED, changed(loop_num=3, loop_window_size=2)])
@@ -74,7 +21,7 @@ def _by_hand(model: LoopCoder, ids: Tensor) -> Tensor:
 @torch.no_grad()
 def test_forward_is_the_specification(config: ModelConfig, backend: str) -> None:
     model, ids = make_model(config), make_ids(1, 11)
-    expected = _by_hand(model, ids[0])
+    expected = by_hand(model, ids[0])
     model.attention_backend = backend
     torch.testing.assert_close(model.double().logits(model(ids))[0], expected, rtol=1e-11, atol=1e-11)
     single = make_model(config)

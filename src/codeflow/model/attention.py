@@ -1,6 +1,6 @@
 """Self-attention of one layer: plain in the first loop, gated global and local attention in later ones.
 
-Legend: B rows, T positions, C hidden size, H query heads, G key/value heads, D head dim.
+Legend: B rows, T positions, C hidden size, H query heads, G key/value heads, D head dim, E gated elements (1 or D).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codeflow.kernels import reference
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.kernels.documents import Documents
 from codeflow.model.config import ModelConfig
@@ -17,16 +18,25 @@ KeyValue = tuple[Tensor, Tensor]  # keys after RoPE and values, each (B, T, G, D
 
 
 class GateProjection(nn.Module):
-    """One gate logit per token and query head from q after RoPE; zero at first, so that g = 0.5."""
+    """Gate logits per token and query head, from q after RoPE in the released model; zero at first, so that g = 0.5.
+
+    Of a head's query (D) or, as a research option, of the hidden state (C); one logit per head or one per element.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(config.num_attention_heads, config.head_dim))
-        self.bias = nn.Parameter(torch.zeros(config.num_attention_heads))
+        self.research = config.research
+        gates = (config.num_attention_heads, *([config.head_dim] if self.research.gate_per_element else []))
+        inputs = config.hidden_size if self.research.gate_input == "hidden" else config.head_dim
+        self.weight = nn.Parameter(torch.zeros(*gates, inputs))
+        self.bias = nn.Parameter(torch.zeros(gates))
 
-    def forward(self, q: Tensor) -> Tensor:
-        """Return gate logits (B, T, H) of q (B, T, H, D)."""
-        return torch.einsum("bthd,hd->bth", q, self.weight) + self.bias
+    def forward(self, source: Tensor) -> Tensor:
+        """Return logits (B, T, H), or (B, T, H, D) per element, of queries (B, T, H, D) or hidden states (B, T, C)."""
+        of = "btc,hc" if self.research.gate_input == "hidden" else "bthc,hc"
+        if self.research.gate_per_element:
+            return torch.einsum(of.replace(",hc", ",hec->bthe"), source, self.weight) + self.bias
+        return torch.einsum(of + "->bth", source, self.weight) + self.bias
 
 
 class SelfAttention(nn.Module):
@@ -41,11 +51,11 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(size, config.num_key_value_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_attention_heads * head_dim, size, bias=False)
 
-    def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q (B, T, H, D), k and v (B, T, G, D) of x (B, T, C), RoPE applied to q and k."""
+    def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q (B, T, H, D), k and v (B, T, G, D) of x (B, T, C), RoPE applied to q and k; and q before RoPE."""
         split = (-1, self.config.head_dim)
         q, k, v = (proj(x).unflatten(-1, split) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, turn), rotate(k, turn), v
+        return rotate(q, turn), rotate(k, turn), v, q
 
     def forward(
         self,
@@ -60,11 +70,43 @@ class SelfAttention(nn.Module):
 
         `global_kv` are the first loop's keys and values of this layer; None means that this is the first loop.
         """
-        q, k, v = self.project(x, turn)
+        q, k, v, plain_q = self.project(x, turn)
         if global_kv is None:
             mixed = causal_attention(q, k, v, documents, backend)
         else:
             assert gate is not None, "a later loop needs gates"
-            window = self.config.loop_window_size
-            mixed = gated_attention(q, global_kv, (k, v), gate(q), documents, window, backend)
+            research, window = self.config.research, self.config.loop_window_size
+            logits = gate({"query": q, "query_before_rope": plain_q, "hidden": x}[research.gate_input])
+            if research.gate_per_element or research.strict_local_mask:
+                strict = research.strict_local_mask
+                mixed = _by_definition(q, global_kv, (k, v), logits, documents, (window, strict))
+            else:
+                mixed = gated_attention(q, global_kv, (k, v), logits, documents, window, backend)
         return self.o_proj(mixed.flatten(-2)), (k, v)
+
+
+def _by_definition(
+    q: Tensor,
+    global_kv: KeyValue,
+    local_kv: KeyValue,
+    logits: Tensor,
+    documents: Documents | None,
+    local: tuple[int, bool],
+) -> Tensor:
+    """Gated attention with dense masks for what the back ends do not know: gates per element, a strict window.
+
+    `local` = (window, strict). A strict window holds the keys i - window < j < i; where it is empty, the local part
+    is zero. `logits` (B, T, H) or (B, T, H, D).
+    """
+    window, strict = local
+    visible = reference.mask(q.shape[1], documents, window, q.device)
+    if strict:
+        visible = visible & ~torch.eye(q.shape[1], dtype=torch.bool, device=q.device)
+    empty = ~visible.any(-1)  # (B or 1, T); a softmax over nothing is no number, so such a row sees all and is zeroed
+    local_part = reference.attention(q, *local_kv, visible | empty[..., None])
+    local_part = local_part.masked_fill(empty[..., None, None], 0.0)
+    global_part = reference.causal_attention(q, *global_kv, documents)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    gate = logits.to(wide).sigmoid()
+    gate = gate if gate.dim() == q.dim() else gate[..., None]
+    return torch.lerp(local_part.to(wide), global_part.to(wide), gate).to(q.dtype)

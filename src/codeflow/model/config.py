@@ -13,6 +13,29 @@ from codeflow.core.config import Config
 from codeflow.core.errors import UserError, suggest
 
 
+class ResearchOptions(Config):
+    """Variants of the loop paper that the release does not have; all off is the released model.
+
+    They act from the second loop on. Decoding over caches and the released format know none of them: such a model
+    trains, is measured by whole passes, and is exported under a model type of its own.
+    """
+
+    reinject_embedding: bool = False  # each later loop starts from hidden + embedding (LoopCoder eq. 1)
+    shift: bool = False  # each later loop starts from the hidden states moved by one position (eq. 1)
+    gate_input: Literal["query", "query_before_rope", "hidden"] = "query"  # what the gate's logits are made of
+    gate_per_element: bool = False  # a gate for each element of a head's output instead of one per head (eq. 4, 5)
+    strict_local_mask: bool = False  # local attention sees the keys before the token, not its own (eq. 3)
+
+    @property
+    def active(self) -> dict[str, bool | str]:
+        """The options that are on, with their values."""
+        defaults = type(self)()
+        return {name: value for name, value in self if value != getattr(defaults, name)}
+
+    def __str__(self) -> str:
+        return ", ".join(f"research.{name}={value}" for name, value in self.active.items())
+
+
 class ModelConfig(Config):
     """Fields and defaults of the public release (LoopCoder §2); shapes are counts, `head_dim` is per head."""
 
@@ -35,6 +58,7 @@ class ModelConfig(Config):
     tie_word_embeddings: bool = False
     loop_num: PositiveInt = 1  # passes over the shared layers
     loop_window_size: PositiveInt = 64  # tokens a later loop sees of itself, the current one included
+    research: ResearchOptions = ResearchOptions()
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -46,12 +70,22 @@ class ModelConfig(Config):
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embeddings turn pairs, so make it even")
+        if self.research.active and not self.looped:
+            raise ValueError(f"{self.research} acts from the second loop on, and loop_num=1 has none; set loop_num=2")
         return self
 
     @property
     def looped(self) -> bool:
         """True when the layers run more than once, so that gates and local attention exist."""
         return self.loop_num > 1
+
+    def check_decodable(self) -> None:
+        """Raise UserError when a research option is on that decoding over caches does not know."""
+        if self.research.active:
+            raise UserError(
+                f"{self.research}: research options have no decoding over caches; "
+                "evaluate the model by whole forward passes, or train without them"
+            )
 
     def check_vocabulary(self, tokenizer_vocab_size: int) -> None:
         """Raise UserError when the tokenizer has ids that this model has no embedding for."""

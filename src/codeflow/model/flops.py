@@ -38,9 +38,19 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         attention=layers * c.hidden_size * (2 * q_size + 2 * kv_size),
         mlp=layers * 3 * c.hidden_size * c.intermediate_size,
         norms=(2 * layers + 1) * c.hidden_size,
-        gates=layers * (q_size + c.num_attention_heads) if c.looped else 0,
+        gates=layers * (gate_weights(c) + gate_biases(c)) if c.looped else 0,
         head=0 if c.tie_word_embeddings else table,
     )
+
+
+def gate_biases(config: ModelConfig) -> int:
+    """Return how many gates a layer has for each token: one per head, or per element of a head's output."""
+    return config.num_attention_heads * (config.head_dim if config.research.gate_per_element else 1)
+
+
+def gate_weights(config: ModelConfig) -> int:
+    """Return the elements of a layer's gate matrix: every gate reads a head's query, or the hidden state."""
+    return gate_biases(config) * (config.hidden_size if config.research.gate_input == "hidden" else config.head_dim)
 
 
 def _visible(length: int, window: int) -> int:
@@ -56,7 +66,7 @@ def forward_flops(config: ModelConfig, length: int) -> int:
     products = passes * (count.attention + count.mlp) + c.vocab_size * c.hidden_size
     heads = c.num_attention_heads * c.head_dim
     pairs = passes * _visible(length, length) + (passes - 1) * _visible(length, c.loop_window_size)
-    gates = (passes - 1) * c.num_hidden_layers * heads
+    gates = (passes - 1) * c.num_hidden_layers * gate_weights(c)
     return 2 * length * (products + gates) + 4 * c.num_hidden_layers * heads * pairs
 
 
@@ -79,7 +89,7 @@ def decode_flops(config: ModelConfig, position: int) -> int:
     seen = position + 1
     heads = c.num_attention_heads * c.head_dim
     keys = c.loop_num * seen + (c.loop_num - 1) * min(seen, c.loop_window_size)
-    gates = (c.loop_num - 1) * c.num_hidden_layers * heads
+    gates = (c.loop_num - 1) * c.num_hidden_layers * gate_weights(c)
     products = c.loop_num * (count.attention + count.mlp) + c.vocab_size * c.hidden_size + gates
     return 2 * products + 4 * c.num_hidden_layers * heads * keys
 

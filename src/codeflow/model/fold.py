@@ -15,7 +15,7 @@ from pydantic import PositiveInt, model_validator
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import ModelConfig, ResearchOptions
 from codeflow.model.looped import LoopCoder
 
 Strategy = Literal["identity", "average", "every_second", "ends"]
@@ -31,6 +31,7 @@ class FoldSettings(Config):
     strategy: Strategy = "identity"
     loop_num: PositiveInt = 2
     loop_window_size: PositiveInt = 64
+    research: ResearchOptions = ResearchOptions()
 
     @model_validator(mode="after")
     def _loops(self) -> FoldSettings:
@@ -61,6 +62,7 @@ def folded_config(config: ModelConfig, settings: FoldSettings) -> ModelConfig:
         "num_hidden_layers": layers,
         "loop_num": settings.loop_num,
         "loop_window_size": settings.loop_window_size,
+        "research": settings.research.model_dump(),
     }
     return ModelConfig.model_validate(config.model_dump() | changes)
 

@@ -1,8 +1,11 @@
 """Hugging Face directories: config.json, generation_config.json and safetensors in the public names.
 
 Covers dense (model_type `llama` or `iquestcoder`) and looped (`iquestloopcoder`) checkpoints, one file or sharded with
-an index. Tensors are streamed: reading holds one tensor beside the model, writing one shard. Tokenizer files are not
-covered; whoever publishes adds them.
+an index. Tensors are streamed: `load` holds one tensor beside the model, `save` and `convert` one shard. Tokenizer
+files are copied by `convert` only; whoever publishes adds them.
+
+Models with research options are no such checkpoints: they are refused, or marked with a model type of their own that
+only CodeFlow reads.
 
 Gates have two layouts: `model.gate_projections.{i}.*` (released; the one written) and
 `model.layers.{i}.gate_projection.*` (newer code); both are read.
@@ -12,31 +15,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError
-from codeflow.core.storage import atomic_path, make_folder, write_bytes, write_text
+from codeflow.core.storage import make_folder, write_bytes, write_text
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
+from codeflow.model.shards import INDEX, WEIGHTS, Shape, StoredTensors, check_finite, read_json, write_shards
 
-WEIGHTS, INDEX, CONFIG, GENERATION = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-)
+__all__ = ["CONFIG", "GENERATION", "INDEX", "WEIGHTS", "ExportSettings", "convert", "load", "read_config", "save"]
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+_RESEARCH_TYPE = "codeflow_research"
 _ARCHITECTURES = {
     "iquestloopcoder": "IQuestLoopCoderForCausalLM",
     "iquestcoder": "IQuestCoderForCausalLM",
     "llama": "LlamaForCausalLM",
+    _RESEARCH_TYPE: "CodeFlowResearchForCausalLM",  # of no library
 }
 _REMOTE = Path(__file__).parent / "remote"
 _AUTO_MAP = {
@@ -44,6 +46,16 @@ _AUTO_MAP = {
     "AutoModel": "modeling_iquestloopcoder.IQuestLoopCoderModel",
     "AutoModelForCausalLM": "modeling_iquestloopcoder.IQuestLoopCoderForCausalLM",
 }
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
 
 class ExportSettings(Config):
@@ -54,7 +66,8 @@ class ExportSettings(Config):
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
-    shard_bytes: int = 5_000_000_000
+    shard_bytes: PositiveInt = 5_000_000_000
+    research: Literal["refuse", "mark"] = "refuse"  # what becomes of a model with research options
 
 
 def public_name(name: str) -> str:
@@ -74,42 +87,89 @@ def private_name(name: str) -> str:
 def save(model: LoopCoder, folder: Path, settings: ExportSettings | None = None) -> None:
     """Write `model` to `folder` as a Hugging Face directory (plus our remote code if it is looped).
 
-    Raises UserError when a weight is NaN or infinite, or the folder cannot be written.
+    Raises UserError when a weight is NaN or infinite, when the folder cannot be written, and for research options
+    unless the settings say that they are marked.
     """
-    settings = settings or ExportSettings()
-    make_folder(folder)
-    dtype = getattr(torch, settings.dtype)
     tensors = {public_name(name): value.detach() for name, value in model.named_parameters()}
-    shards = _plan_shards(tensors, dtype.itemsize, settings.shard_bytes)
-    for file, names in shards.items():
-        part = {name: tensors[name].to("cpu", dtype).contiguous() for name in names}
-        for name, value in part.items():
-            _check_finite(name, value, "the model to be saved")
-        with atomic_path(folder / file) as temporary:
-            save_file(part, temporary, metadata={"format": "pt"})
-            temporary.chmod(0o644)  # the library writes files that only their owner may read
-    if len(shards) > 1:
-        total = sum(value.numel() for value in tensors.values()) * dtype.itemsize
-        where = {name: file for file, names in shards.items() for name in names}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
-    if model.config.looped:
+
+    def read(name: str) -> Tensor:
+        check_finite(name, tensors[name], "the model to be saved")
+        return tensors[name]
+
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    _write(model.config, shapes, read, folder, settings or ExportSettings())
+
+
+def convert(source: Path, target: Path, settings: ExportSettings | None = None) -> ModelConfig:
+    """Write the directory `source` anew: other dtype, shards of another size, gates in the released layout.
+
+    Holds one shard in memory, whatever the model's size. Token ids that the settings do not give are the source's;
+    its tokenizer files are copied. Returns the shape. Raises UserError as `load` and `save` do, and when both are one.
+    """
+    source, target, settings = Path(source), Path(target), settings or ExportSettings()
+    if source.resolve() == target.resolve():
+        raise UserError(f"{target} is the directory to be converted; give another target")
+    config = read_config(source)
+    stored = StoredTensors(source)
+    names = _fitting(config, stored, source)
+    make_folder(target)
+    settings = _with_token_ids(settings, read_json(source / CONFIG))
+    shapes = {public_name(name): stored.shapes[where] for name, where in names.items()}
+    stored_names = {public_name(name): where for name, where in names.items()}
+    _write(config, shapes, lambda name: stored.read(stored_names[name]), target, settings)
+    for name in _TOKENIZER_FILES:
+        if (source / name).exists():
+            write_bytes(target / name, (source / name).read_bytes())
+    return config
+
+
+def _write(
+    config: ModelConfig,
+    shapes: Mapping[str, Shape],
+    read: Callable[[str], Tensor],
+    folder: Path,
+    settings: ExportSettings,
+) -> None:
+    """Write a whole directory; config.json comes last."""
+    tree = config_json(config, settings)
+    make_folder(folder)
+    write_shards(folder, shapes, read, getattr(torch, settings.dtype), settings.shard_bytes)
+    if "auto_map" in tree:
         for source in sorted(_REMOTE.glob("*_iquestloopcoder.py")):
             write_bytes(folder / source.name, source.read_bytes())
     write_text(folder / GENERATION, json.dumps(_generation_json(settings), indent=2) + "\n")
-    write_text(folder / CONFIG, json.dumps(config_json(model.config, settings), indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(tree, indent=2) + "\n")
 
 
 def config_json(config: ModelConfig, settings: ExportSettings) -> dict[str, Any]:
-    """Return the content of config.json."""
+    """Return the content of config.json. Raises UserError for research options that are to be refused."""
     model_type = "iquestloopcoder" if config.looped else settings.dense_type
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump(mode="json", exclude={"research"})
     if not config.looped:
         del tree["loop_num"], tree["loop_window_size"]
+    if config.research.active:
+        if settings.research == "refuse":
+            raise UserError(
+                f"{config.research}: the released format has no research options, and its readers would compute "
+                "another model; publish one trained without them"
+            )
+        model_type = _RESEARCH_TYPE
+        tree["research"] = config.research.model_dump(mode="json")
     tree |= {"architectures": [_ARCHITECTURES[model_type]], "model_type": model_type, "torch_dtype": settings.dtype}
-    if config.looped:
+    if model_type == "iquestloopcoder":
         tree["auto_map"] = _AUTO_MAP
     return tree | {"use_cache": True} | _token_ids(settings)
+
+
+def _with_token_ids(settings: ExportSettings, tree: Mapping[str, Any]) -> ExportSettings:
+    """Fill in the token ids that the settings leave open from a config.json."""
+    ends = tree.get("eos_token_id")
+    found = {
+        "bos_token_id": settings.bos_token_id if settings.bos_token_id is not None else tree.get("bos_token_id"),
+        "pad_token_id": settings.pad_token_id if settings.pad_token_id is not None else tree.get("pad_token_id"),
+        "eos_token_ids": settings.eos_token_ids or (ends if isinstance(ends, list) else [ends] * (ends is not None)),
+    }
+    return validate(ExportSettings, settings.model_dump() | found, CONFIG)
 
 
 def _token_ids(settings: ExportSettings) -> dict[str, Any]:
@@ -122,25 +182,9 @@ def _generation_json(settings: ExportSettings) -> dict[str, Any]:
     return {"do_sample": False} | _token_ids(settings)
 
 
-def _plan_shards(tensors: Mapping[str, Tensor], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
-    """Return file name -> tensor names, in the model's order; a tensor larger than a shard has one of its own."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, value in tensors.items():
-        size = value.numel() * item_bytes
-        if groups[-1] and filled + size > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {WEIGHTS: groups[0]}
-    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, start=1)}
-
-
 def read_config(folder: Path) -> ModelConfig:
     """Read the shape from `folder`/config.json. Raises UserError when it is missing, broken or of a foreign kind."""
-    tree = _read_json(folder / CONFIG)
+    tree = read_json(folder / CONFIG)
     model_type = tree.get("model_type")
     if model_type not in _ARCHITECTURES:
         raise UserError(
@@ -154,7 +198,9 @@ def read_config(folder: Path) -> ModelConfig:
         fields["rope_theta"] = rope.get("rope_theta", 10000.0)
     if fields.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= tree.keys():
         fields["head_dim"] = tree["hidden_size"] // tree["num_attention_heads"]
-    if model_type == "iquestloopcoder":
+    if model_type != _RESEARCH_TYPE:
+        fields.pop("research", None)
+    if model_type in ("iquestloopcoder", _RESEARCH_TYPE):
         fields.setdefault("loop_num", 2)
     else:
         fields["loop_num"] = 1
@@ -169,83 +215,42 @@ def load(folder: Path, dtype: torch.dtype | None = None, device: str | torch.dev
     """
     folder = Path(folder)
     config = read_config(folder)
-    files = _weight_files(folder)
+    stored = StoredTensors(folder)
+    names = _fitting(config, stored, folder)
     with torch.device("meta"):
         model = LoopCoder(config)
-    _check_names(model, files, folder)
-    for path in files:
-        for name, value in _tensors(path):
-            _check_finite(name, value, str(path))
-            _assign(model, private_name(name), value.to(device=device, dtype=dtype or value.dtype))
+    for name, where in names.items():
+        value = stored.read(where)
+        _assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     return model
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a Hugging Face model directory") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); export the model again") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} does not hold a JSON object; export the model again")
-    return tree
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        names = _read_json(folder / INDEX).get("weight_map", {}).values()
-        paths = [folder / name for name in sorted(set(names))]
-    else:
-        paths = [folder / WEIGHTS]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        raise UserError(f"{folder}: no {', '.join(missing)}; the directory is incomplete, export or copy it again")
-    return paths
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); export or copy it again") from None
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with _open(path) as file:
-        for name in sorted(file.keys()):
-            if not name.endswith("rotary_emb.inv_freq"):  # a constant that old exports carry
-                yield name, file.get_tensor(name)
-
-
-def _check_names(model: LoopCoder, files: list[Path], folder: Path) -> None:
-    """Raise one UserError that lists every missing, unexpected and misshapen tensor."""
-    wanted = {name: tuple(value.shape) for name, value in model.named_parameters()}
+def _fitting(config: ModelConfig, stored: StoredTensors, folder: Path) -> dict[str, str]:
+    """Return our parameter name -> stored name. Raises one UserError that lists all that does not fit."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in LoopCoder(config).named_parameters()}
+    where: dict[str, str] = {}
     problems: list[str] = []
-    for path in files:
-        with _open(path) as file:
-            for name in sorted(file.keys()):
-                found = tuple(file.get_slice(name).get_shape())
-                tied = name == "lm_head.weight" and model.config.tie_word_embeddings
-                if name.endswith("rotary_emb.inv_freq") or tied:
-                    continue
-                expected = wanted.pop(private_name(name), None)
-                if expected is None:
-                    problems.append(f"unexpected {name}")
-                elif expected != found:
-                    problems.append(f"misshapen {name} {list(found)} instead of {list(expected)}")
-    problems += [f"missing {public_name(name)}" for name in wanted]
+    for name, found in stored.shapes.items():
+        constant = name.endswith("rotary_emb.inv_freq")  # that old exports carry
+        if constant or (name == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        own = private_name(name)
+        if own in where:
+            problems.append(f"{name} and {where[own]} are the same tensor")
+        elif own not in wanted:
+            problems.append(f"unexpected {name}")
+        elif wanted[own] != found:
+            problems.append(f"misshapen {name} {list(found)} instead of {list(wanted[own])}")
+        where[own] = name
+    problems += [f"missing {public_name(name)}" for name in wanted if name not in where]
     if problems:
         raise UserError(
             f"{folder}: weights do not fit config.json: {', '.join(problems)}; check that both are of the same model"
         )
-
-
-def _check_finite(name: str, value: Tensor, origin: str) -> None:
-    if not bool(torch.isfinite(value).all()):
-        raise UserError(f"{origin}: {name} holds NaN or infinite weights; take an earlier checkpoint")
+    return {name: where[name] for name in wanted}
 
 
 def _assign(model: LoopCoder, name: str, value: Tensor) -> None:

@@ -86,9 +86,12 @@ class LoopCoder(nn.Module):
         ids (B, T). `document_starts` (B, T) holds for each position the row index at which its document starts: no
         attention crosses it. `positions` default to counting from there. `checkpoint_blocks` recomputes each block in
         the backward pass. `keep` is called with (loop, layer, keys and values) as they are made.
-        Raises UserError for rows longer than max_position_embeddings or wrong document_starts.
+        Raises UserError for rows longer than max_position_embeddings, wrong document_starts, and `keep` with research
+        options on, which decoding does not know.
         """
         config = self.config
+        if keep:
+            config.check_decodable()
         if ids.shape[1] > config.max_position_embeddings:
             raise UserError(
                 f"a row of {ids.shape[1]} tokens exceeds max_position_embeddings={config.max_position_embeddings}; "
@@ -107,7 +110,10 @@ class LoopCoder(nn.Module):
             return block(x, turn, documents, self.backend, kv, scale)
 
         first: list[KeyValue] = []
+        embedding = hidden
         for loop in range(config.loop_num):
+            if loop:
+                hidden = self._enter_loop(hidden, embedding, documents)
             for layer, block in enumerate(self.layers):
                 global_kv, scale = (first[layer], self.second_pass_scale) if loop else (None, 1.0)
                 hidden, kv = run(block, hidden, global_kv, scale)
@@ -116,6 +122,18 @@ class LoopCoder(nn.Module):
                 if keep:
                     keep(loop, layer, kv)
         return self.norm(hidden)
+
+    def _enter_loop(self, hidden: Tensor, embedding: Tensor, documents: Documents | None) -> Tensor:
+        """Return what a later loop starts from: the last loop's hidden states (B, T, C), but for research options."""
+        research = self.config.research
+        if research.shift:
+            here = torch.arange(hidden.shape[1], device=hidden.device)
+            begins = here == (0 if documents is None else documents.starts)  # (T) or (B, T)
+            hidden = hidden.roll(1, dims=1).masked_fill(begins[..., None], 0.0)
+        if research.reinject_embedding:
+            scale = self.second_pass_scale
+            hidden = hidden + (embedding if scale == 1.0 else scale * embedding)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return fp32 (fp64 for fp64 models) logits (B, T, V) of normed hidden states (B, T, C)."""

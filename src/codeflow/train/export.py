@@ -30,6 +30,7 @@ def export_model(
         bos_token_id=SPECIAL_IDS[BOS],
         eos_token_ids=(SPECIAL_IDS[END_OF_TEXT], SPECIAL_IDS[IM_END]),
         pad_token_id=SPECIAL_IDS[PAD],
+        research="mark",
     )
     huggingface.save(model, folder, settings)
     write_bytes(folder / TOKENIZER_FILE, (tokenizer / TOKENIZER_FILE).read_bytes())

@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, Manifest, seal
+from codeflow.model.config import ResearchOptions
 
 if TYPE_CHECKING:
     from codeflow.model.fold import FoldSettings
@@ -32,6 +33,7 @@ class FoldConfig(Config):
     strategy: str = "identity"  # see model.fold.FoldSettings
     loop_num: int = Field(default=2, ge=2)
     loop_window_size: PositiveInt = 64
+    research: ResearchOptions = ResearchOptions()
     mixture: dict[str, float] = Field(default_factory=lambda: {"code": 1.0})  # its sets' held-out rows are measured
     validation_rows: PositiveInt = 16
     n_threads: PositiveInt | None = None  # None: the cores that this process may use
@@ -50,8 +52,8 @@ def run(config: FoldConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
     from codeflow.train.pretrain import STATE, threads
 
     def settings(strategy: str) -> FoldSettings:
-        tree = {"strategy": strategy, "loop_num": config.loop_num, "loop_window_size": config.loop_window_size}
-        return validate(FoldSettings, tree)
+        shared = config.model_dump(include={"loop_num", "loop_window_size", "research"})
+        return validate(FoldSettings, {"strategy": strategy, **shared})
 
     with world(MeshConfig()) as here, threads(config.n_threads):
         found = checkpoint.newest([inputs["checkpoint"] / STATE], here)

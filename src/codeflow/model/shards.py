@@ -1,0 +1,141 @@
+"""Weights on disk: safetensors, in one file or in shards with an index, read and written a tensor at a time.
+
+Reading maps a file into memory and copies what is asked for. Writing holds one shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codeflow.core.errors import UserError
+from codeflow.core.storage import atomic_path, write_text
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_CHECKED_ELEMENTS = 1 << 22  # at one time, so that the check needs no memory of the tensor's size
+
+Shape = tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError when it is missing or broken."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a Hugging Face model directory") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); export the model again") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} does not hold a JSON object; export the model again")
+    return tree
+
+
+class StoredTensors:
+    """All tensors of a directory by name; only headers are read until one is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers. Raises UserError for missing or truncated files, and for a name that is in two of them."""
+        self._files: dict[str, Path] = {}
+        self.shapes: dict[str, Shape] = {}
+        self._opened: tuple[Path, Any] | None = None
+        for path in weight_files(folder):
+            file = _open(path)
+            for name in sorted(file.keys()):
+                if name in self._files:
+                    raise UserError(f"{folder}: {name} is in {self._files[name].name} and in {path.name}; remove one")
+                self._files[name] = path
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor, mapped from its file. Raises UserError when it is NaN or infinite somewhere."""
+        path = self._files[name]
+        if self._opened is None or self._opened[0] != path:
+            self._opened = (path, _open(path))
+        value = self._opened[1].get_tensor(name)
+        check_finite(name, value, str(path))
+        return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold weights. Raises UserError when one is missing."""
+    if (folder / INDEX).exists():
+        names = read_json(folder / INDEX).get("weight_map", {}).values()
+        paths = [folder / name for name in sorted(set(names))]
+    else:
+        paths = [folder / WEIGHTS]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing or not paths:
+        lost = ", ".join(missing) or "weights in its index"
+        raise UserError(f"{folder}: no {lost}; the directory is incomplete, export or copy it again")
+    return paths
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); export or copy it again") from None
+
+
+def check_finite(name: str, value: Tensor, origin: str) -> None:
+    """Raise UserError when a weight is NaN or infinite."""
+    for part in value.flatten().split(_CHECKED_ELEMENTS):
+        if not bool(torch.isfinite(part).all()):
+            raise UserError(f"{origin}: {name} holds NaN or infinite weights; take an earlier checkpoint")
+
+
+def write_shards(
+    folder: Path, shapes: Mapping[str, Shape], read: Callable[[str], Tensor], dtype: torch.dtype, shard_bytes: int
+) -> None:
+    """Write the tensors named in `shapes` as `dtype`, in that order, in files of at most `shard_bytes` of weights.
+
+    `read` is called once per name, when its shard is written. An index is written when there are several files;
+    weights that an earlier export left in `folder` are removed.
+    """
+    shards = _plan(shapes, dtype.itemsize, shard_bytes)
+    for file, names in shards.items():
+        part = {name: read(name).to("cpu", dtype).contiguous() for name in names}
+        with atomic_path(folder / file) as temporary:
+            save_file(part, temporary, metadata={"format": "pt"})
+            temporary.chmod(0o644)  # the library writes files that only their owner may read
+        del part
+    _remove_others(folder, shards)
+    if len(shards) > 1:
+        total = sum(_n_elements(shape) for shape in shapes.values()) * dtype.itemsize
+        where = {name: file for file, names in shards.items() for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _remove_others(folder: Path, files: Iterable[str]) -> None:
+    kept = set(files)
+    for path in [folder / WEIGHTS, *folder.glob("model-?????-of-?????.safetensors"), folder / INDEX]:
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _plan(shapes: Mapping[str, Shape], item_bytes: int, shard_bytes: int) -> dict[str, list[str]]:
+    """Return file name -> tensor names, in order; a tensor larger than a shard has one of its own."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in shapes.items():
+        size = _n_elements(shape) * item_bytes
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {WEIGHTS: groups[0]}
+    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, start=1)}
+
+
+def _n_elements(shape: Shape) -> int:
+    return torch.Size(shape).numel()
