@@ -1,146 +1,189 @@
-"""Attention on CPU as batched matrix products over blocks of queries, with its own backward.
+"""The `cpu` back end: attention from batched products of blocks, with a backward of its own. Runs on any device.
 
-A block of queries meets only the keys it may see: all earlier ones (causal), or its own and its predecessor block
-(window, T * 2W scores instead of T * T). Packed rows are a loop over documents, consecutive ones of equal length in
-one call. The backward recomputes the weights from q, k, v: neither weights nor outputs are stored.
+The gated operation keeps its inputs for the backward and nothing else. Its backward recomputes the weights of both
+attentions and gets from them, beside the gradients of q, k and v, the terms D_A = rowsum(dA * A) = g rowsum(dO * A) and
+D_B = (1 - g) rowsum(dO * B); the gate logit's gradient is then (1 - g) D_A - g D_B. Nothing is subtracted that was
+rounded as a sum before, so small gates lose no digits. With a gate per element the terms are not summed.
 
-Softmax is computed in fp32 inside; for bf16 inputs the scores and weights between the products are rounded to bf16, as
-in every eager bf16 implementation. On CPUs with bf16 instructions this is 2 to 3 times torch's own flash kernel.
-
-Legend: B rows, T positions, H = G * R query heads, G key/value heads, D head dim, W window, N blocks per row,
-n = batch of a matrix product.
+Legend: B rows, T positions, H = G * R query heads, G key/value heads, D head dim, W window, N = B * T.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.autograd.function import once_differentiable
 
-from codeflow.kernels.documents import Documents, block_mask
-from codeflow.kernels.reference import mix as mix  # plain arithmetic; nothing to gain from blocks
-
-_QUERY_BLOCK = 128  # positions; at 64 the products are too small, at 256 the wasted upper triangle costs more
+from codeflow.kernels.blocks import Attention, Band, Causal
+from codeflow.kernels.documents import Documents
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
     """Causal attention within documents: q (B, T, H, D), k and v (B, T, G, D) -> (B, T, H, D)."""
-    if documents is None:
-        return _causal(q, k, v)
-    # One split and one cat: their backward is one cat and one split, where slicing would fill whole zero tensors.
-    parts = zip(documents.runs, *(x.flatten(0, 1).split(documents.sizes) for x in (q, k, v)), strict=True)
-    outputs = [_causal(*(x.unflatten(0, run) for x in qkv)).flatten(0, 1) for run, *qkv in parts]
-    return torch.cat(outputs).view(q.shape)
+    return _apply(_Plain, q, k, v, _causal(q, documents))
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, window: int) -> Tensor:
-    """Causal attention to the last `window` positions of the document, the current one included."""
-    n_rows, length, n_heads, head_dim = q.shape
-    if (documents.longest if documents else length) <= window:
-        return causal_attention(q, k, v, documents)
-    if documents is None:
-        visible = block_mask(torch.zeros(1, length, dtype=torch.int64, device=q.device), window)
-        visible = visible.expand(n_rows, -1, -1, -1)
-    else:
-        visible = documents.block_mask(window)
-    n_blocks = visible.shape[1]
-    fill = n_blocks * window - length
-    queries = pad(q, (0, 0, 0, 0, 0, fill)).view(n_rows * n_blocks, window, n_heads, head_dim)
-    keys, values = (_with_predecessor(x, window, fill) for x in (k, v))
-    output = _attend(queries, keys, values, visible.flatten(0, 1))
-    return output.reshape(n_rows, n_blocks * window, n_heads, head_dim)[:, :length]
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, window: int, strict: bool = False
+) -> Tensor:
+    """Causal attention to the last `window` positions of the document; see `reference.window_attention`."""
+    return _apply(_Plain, q, k, v, _local(q, documents, window, strict))
 
 
-def _with_predecessor(x: Tensor, window: int, fill: int) -> Tensor:
-    """Cut (B, T, G, D) into blocks and put each one's predecessor before it: (B * N, 2W, G, D)."""
-    blocks = pad(x, (0, 0, 0, 0, window, fill)).unflatten(1, (-1, window))  # (B, N + 1, W, G, D)
-    return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2).flatten(0, 1)
+def gated_attention(
+    q: Tensor,
+    global_kv: tuple[Tensor, Tensor],
+    local_kv: tuple[Tensor, Tensor],
+    gate_logits: Tensor,
+    documents: Documents | None,
+    window: int,
+    strict: bool = False,
+) -> Tensor:
+    """Attention of a later loop; see `dispatch.gated_attention`."""
+    views = (_causal(q, documents), _local(q, documents, window, strict))
+    return _apply(_Gated, q, *global_kv, *local_kv, gate_logits, *views)
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if q.shape[1] == 1:  # a lone token sees itself only
-        return v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
-    return _attend(q, k, v, None)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Attention of q (B, S, H, D) to k and v (B, Z, G, D); `visible` (B, S, Z) bool, None for causal (S = Z)."""
-    n_kv_heads = k.shape[2]
-    repeats = q.shape[2] // n_kv_heads
-    queries = q.unflatten(2, (n_kv_heads, repeats)).transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (B*G, S*R, D)
-    keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))  # (B*G, Z, D)
-    if visible is None:
-        bias = None
-    else:
-        spread = visible[:, None, :, None].expand(-1, n_kv_heads, -1, repeats, -1)
-        bias = torch.zeros(spread.shape, dtype=q.dtype).masked_fill_(~spread, -torch.inf)
-        bias = bias.view(*queries.shape[:2], -1)
-    output = _Attend.apply(queries, keys, values, bias, repeats)
+def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
+    output = function.apply(*inputs)
     assert isinstance(output, Tensor)
-    return output.view(q.shape[0], n_kv_heads, q.shape[1], repeats, -1).transpose(1, 2).flatten(2, 3)
+    return output
 
 
-class _Attend(torch.autograd.Function):
-    """queries (n, S*R, D), keys and values (n, Z, D), bias (n, S*R, Z) added to the scores or None for causal."""
+@dataclass(frozen=True)
+class _View:
+    """What an attention sees; `blind` (N,) marks queries that see nothing and get zero, None when there are none."""
+
+    attention: Attention
+    blind: Tensor | None = None
+
+    def dark(self, x: Tensor) -> Tensor:
+        """Set x (G, N, R, D) to zero where queries see nothing."""
+        return x if self.blind is None else x.masked_fill_(self.blind[:, None, None], 0)
+
+
+def _causal(q: Tensor, documents: Documents | None) -> _View:
+    if documents is None:
+        return _causal_rows(q.shape[1], q.dtype, q.device)
+    return documents.once(("causal", q.dtype), lambda: _View(Causal(documents, q)))
+
+
+def _local(q: Tensor, documents: Documents | None, window: int, strict: bool) -> _View:
+    longest = q.shape[1] if documents is None else documents.longest
+    window = min(window, longest + 1)
+    if window >= longest and not strict:
+        return _causal(q, documents)
+    if documents is None:
+        return _local_rows(q.shape[:2], window, strict, q.dtype, q.device)
+    return documents.once(
+        ("local", window, strict, q.dtype), lambda: _make_local(documents.starts, documents, window, strict, q.dtype)
+    )
+
+
+@lru_cache(8)
+def _causal_rows(length: int, dtype: torch.dtype, device: torch.device) -> _View:
+    return _View(Causal(None, torch.empty((1, length), dtype=dtype, device=device)))
+
+
+@lru_cache(8)
+def _local_rows(shape: tuple[int, int], window: int, strict: bool, dtype: torch.dtype, device: torch.device) -> _View:
+    starts = torch.zeros(shape, dtype=torch.int64, device=device)
+    return _make_local(starts, None, window, strict, dtype)
+
+
+def _make_local(starts: Tensor, documents: Documents | None, window: int, strict: bool, dtype: torch.dtype) -> _View:
+    n_rows, length = starts.shape
+    here = torch.arange(length, device=starts.device)
+    blind = ((starts == here) | (window == 1)).flatten() if strict else None
+    if window > (length if documents is None else documents.longest):
+        return _View(Causal(documents, starts.to(dtype), strict), blind)
+    in_line = starts + length * torch.arange(n_rows, device=starts.device)[:, None]
+    return _View(Band(in_line.flatten(), window, dtype, strict), blind)
+
+
+def _heads_first(x: Tensor, n_kv_heads: int, scale: float | None = None) -> Tensor:
+    """Copy (B, T, H, X) to (G, N, R, X), times `scale`."""
+    view = x.unflatten(2, (n_kv_heads, -1)).permute(2, 0, 1, 3, 4)
+    copy = torch.empty(view.shape, dtype=x.dtype, device=x.device)
+    return (copy.copy_(view) if scale is None else torch.mul(view, scale, out=copy)).flatten(1, 2)
+
+
+def _kv_heads_first(x: Tensor) -> Tensor:
+    """Copy (B, T, G, D) to (G, N, D)."""
+    return x.permute(2, 0, 1, 3).contiguous().flatten(1, 2)
+
+
+def _heads_last(x: Tensor, shape: torch.Size) -> Tensor:
+    """Copy (G, N, R, X) to (B, T, H, X), or (G, N, D) to (B, T, G, D); `shape` is the result's."""
+    return x.unflatten(1, shape[:2]).movedim(0, 2).reshape(shape)
+
+
+class _Plain(torch.autograd.Function):
+    """One attention; keeps its inputs for the backward."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        queries, keys, values, bias, repeats = inputs
-        ctx.save_for_backward(queries, keys, values, bias)
-        ctx.repeats = repeats
-        output = torch.empty_like(queries)
-        for rows, seen in _blocks(queries, keys, bias, repeats):
-            weights = _weights(queries[:, rows], keys[:, :seen], bias, repeats)
-            torch.bmm(weights, values[:, :seen], out=output[:, rows])
-        return output
+        q, k, v, view = inputs
+        ctx.save_for_backward(q, k, v)
+        ctx.view = view
+        queries = _heads_first(q, k.shape[2], q.shape[-1] ** -0.5)
+        return _heads_last(view.dark(view.attention.forward(queries, *map(_kv_heads_first, (k, v)))), q.shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, bias = ctx.saved_tensors
-        scale = queries.shape[-1] ** -0.5
-        d_output = gradients[0].contiguous()
-        d_queries = torch.empty_like(queries)
-        wide = torch.promote_types(keys.dtype, torch.float32)
-        blocks = _blocks(queries, keys, bias, ctx.repeats)
-        # Sums over several blocks are taken in fp32; a single block needs no sum.
-        d_keys, d_values = (torch.zeros(keys.shape, dtype=wide) for _ in range(2)) if len(blocks) > 1 else (None, None)
-        for rows, seen in blocks:
-            weights = _weights(queries[:, rows], keys[:, :seen], bias, ctx.repeats)
-            d_weights = torch.bmm(d_output[:, rows], values[:, :seen].mT)
-            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            torch.bmm(d_scores, keys[:, :seen], out=d_queries[:, rows])
-            block_d_keys = torch.bmm(d_scores.mT, queries[:, rows])
-            block_d_values = torch.bmm(weights.mT, d_output[:, rows])
-            if d_keys is None or d_values is None:
-                d_keys, d_values = block_d_keys, block_d_values
-            else:
-                d_keys[:, :seen] += block_d_keys
-                d_values[:, :seen] += block_d_values
-        assert d_keys is not None
-        assert d_values is not None
-        return d_queries.mul_(scale), d_keys.mul_(scale).to(keys.dtype), d_values.to(values.dtype), None, None
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        inputs = (_heads_first(q, k.shape[2], scale), *map(_kv_heads_first, (k, v)))
+        found = ctx.view.attention.backward(inputs, ctx.view.dark(_heads_first(gradients[0], k.shape[2])))
+        d_q = _heads_last(found.queries, q.shape).mul_(scale)
+        return d_q, _heads_last(found.keys, k.shape), _heads_last(found.values, v.shape), None
 
 
-def _blocks(queries: Tensor, keys: Tensor, bias: Tensor | None, repeats: int) -> list[tuple[slice, int]]:
-    """Return for each block of queries its rows and how many keys it may see."""
-    if bias is not None:
-        return [(slice(0, queries.shape[1]), keys.shape[1])]
-    length = keys.shape[1]
-    ends = [min(start + _QUERY_BLOCK, length) for start in range(0, length, _QUERY_BLOCK)]
-    starts = range(0, length, _QUERY_BLOCK)
-    return [(slice(start * repeats, end * repeats), end) for start, end in zip(starts, ends, strict=True)]
+class _Gated(torch.autograd.Function):
+    """g * causal(q, K1, V1) + (1 - g) * local(q, K2, V2); see the module's text for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        q, k1, v1, k2, v2, gate_logits, whole, local = inputs
+        ctx.save_for_backward(q, k1, v1, k2, v2, gate_logits)
+        ctx.views = whole, local
+        gate = _gate(gate_logits, k1.shape[2])
+        queries = _heads_first(q, k1.shape[2], q.shape[-1] ** -0.5)
+        global_part = whole.attention.forward(queries, *map(_kv_heads_first, (k1, v1)))
+        local_part = local.dark(local.attention.forward(queries, *map(_kv_heads_first, (k2, v2))))
+        mixed = torch.lerp(local_part.to(gate.dtype), global_part.to(gate.dtype), gate)
+        return _heads_last(mixed.to(q.dtype), q.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        q, k1, v1, k2, v2, gate_logits = ctx.saved_tensors
+        whole, local = ctx.views
+        scale = q.shape[-1] ** -0.5
+        gate = _gate(gate_logits, k1.shape[2])
+        queries = _heads_first(q, k1.shape[2], scale)
+        d_mixed = _heads_first(gradients[0], k1.shape[2])
+        d_global, d_local = (gate * d_mixed).to(q.dtype), local.dark(((1 - gate) * d_mixed).to(q.dtype))
+        first = whole.attention.backward((queries, *map(_kv_heads_first, (k1, v1))), d_global, gate.shape[-1])
+        second = local.attention.backward((queries, *map(_kv_heads_first, (k2, v2))), d_local, gate.shape[-1])
+        d_q = _heads_last(first.queries + second.queries, q.shape).mul_(scale)
+        d_logits = _heads_last((1 - gate) * first.terms - gate * second.terms, q.shape[:3] + gate.shape[-1:])
+        d_logits = d_logits.view(gate_logits.shape).to(gate_logits.dtype)
+        parts = zip((k1, v1, k2, v2), (first.keys, first.values, second.keys, second.values), strict=True)
+        return d_q, *(_heads_last(found, x.shape) for x, found in parts), d_logits, None, None
 
 
-def _weights(queries: Tensor, keys: Tensor, bias: Tensor | None, repeats: int) -> Tensor:
-    """Return softmax weights (n, rows, seen). Without a bias the last rows / R keys are the queries' own positions."""
-    scores = torch.bmm(queries * queries.shape[-1] ** -0.5, keys.mT)
-    if bias is not None:
-        scores += bias
-    else:
-        n_own = queries.shape[1] // repeats
-        hidden = torch.full((n_own, n_own), -torch.inf, dtype=scores.dtype).triu_(1)
-        own = scores[..., -n_own:].unflatten(1, (n_own, repeats))
-        own += hidden[:, None]
-    return scores.softmax(-1)
+def _gate(gate_logits: Tensor, n_kv_heads: int) -> Tensor:
+    """Return g (G, N, R, 1 or D), fp32 or fp64, of logits (B, T, H) or (B, T, H, D)."""
+    logits = gate_logits[..., None] if gate_logits.dim() == 3 else gate_logits
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return _heads_first(logits, n_kv_heads).to(wide).sigmoid()

@@ -1,4 +1,4 @@
-"""Choose the attention back end: `reference` (plain, any device and dtype) or `cpu` (flash and window blocks)."""
+"""Choose the attention back end: `reference` (plain, any device and dtype) or `cpu` (products of blocks)."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def gated_attention(
     documents: Documents | None,
     window: int,
     backend: str,
+    strict: bool = False,
 ) -> Tensor:
     """Attention of a later loop (LoopCoder §2): g * causal(q, K1, V1) + (1 - g) * window(q, K2, V2).
 
-    q (B, T, H, D) after RoPE; K, V (B, T, G, D); gate_logits (B, T, H). Gradients flow into K1 and V1.
+    q (B, T, H, D) after RoPE; K, V (B, T, G, D); gate_logits (B, T, H), or (B, T, H, D) for a gate per element.
+    The window holds the last `window` positions, the current one included; `strict` leaves it out, and a query that
+    then sees nothing gets zero from the window. Gradients flow into K1 and V1.
     """
-    kernel = _backend(backend)
-    global_part = kernel.causal_attention(q, *global_kv, documents)
-    local_part = kernel.window_attention(q, *local_kv, documents, window)
-    return kernel.mix(global_part, local_part, gate_logits)
+    return _backend(backend).gated_attention(q, global_kv, local_kv, gate_logits, documents, window, strict)
 
 
 def _backend(name: str) -> ModuleType:

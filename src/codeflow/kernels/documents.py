@@ -1,17 +1,21 @@
 """Where documents lie in packed rows: computed once per forward pass and shared by every layer and loop.
 
-Legend: B rows, T positions per row, W window, N blocks of W positions in a row.
+Legend: B rows, T positions per row.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from codeflow.core.errors import UserError
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +23,8 @@ class Documents:
     """The documents of a batch. `starts` (B, T) int64: for each position the row index its document starts at."""
 
     starts: Tensor
-    runs: tuple[tuple[int, int], ...]  # (n, length): n consecutive documents of one length, in row-major order
-    _block_masks: dict[int, Tensor] = field(default_factory=dict)
+    lengths: tuple[int, ...]  # of all documents, in row-major order
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(document_starts: Tensor | None) -> Documents | None:
@@ -42,38 +46,20 @@ class Documents:
                 "each position must hold the row index at which its own document begins"
             )
         edges = begins.flatten().nonzero().flatten().tolist()
-        lengths = [end - start for start, end in zip(edges, [*edges[1:], host.numel()], strict=True)]
-        runs = tuple((len(list(group)), length) for length, group in itertools.groupby(lengths))
-        return None if runs == ((host.shape[0], host.shape[1]),) else Documents(starts, runs)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Tokens in each run, for `Tensor.split` over the flattened rows."""
-        return [n * length for n, length in self.runs]
+        lengths = tuple(end - start for start, end in itertools.pairwise([*edges, host.numel()]))
+        return None if lengths == (host.shape[1],) * host.shape[0] else Documents(starts, lengths)
 
     @property
     def longest(self) -> int:
         """Length of the longest document in tokens."""
-        return max(length for _, length in self.runs)
+        return max(self.lengths)
 
     def positions(self) -> Tensor:
         """Return positions (B, T) that restart at 0 in each document."""
         return torch.arange(self.starts.shape[1], device=self.starts.device) - self.starts
 
-    def block_mask(self, window: int) -> Tensor:
-        """Return (B, N, W, 2W) bool: may query i of block n see key j of blocks n-1 and n; T padded up to N * W."""
-        if window not in self._block_masks:
-            self._block_masks[window] = block_mask(self.starts, window)
-        return self._block_masks[window]
-
-
-def block_mask(starts: Tensor, window: int) -> Tensor:
-    """Return the (B, N, W, 2W) window-and-document mask of `starts` (B, T); padding queries see padding keys."""
-    n_rows, length = starts.shape
-    n_blocks = -(-length // window)
-    padded = torch.nn.functional.pad(starts, (0, n_blocks * window - length), value=length)
-    starts_of_query = padded.view(n_rows, n_blocks, window, 1)
-    query = torch.arange(n_blocks * window, device=starts.device).view(n_blocks, window, 1)
-    key = query.view(n_blocks, 1, window)[:, :, :1] - window + torch.arange(2 * window, device=starts.device)
-    in_window = (key <= query) & (key > query - window) & (key >= 0)  # (N, W, 2W)
-    return in_window & (key >= starts_of_query)
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """Return what `make` returned when it was first called for `key`: layers and loops share masks and plans."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
