@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codeflow.kernels import reference
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.kernels.documents import Documents
 from codeflow.model.config import ModelConfig
@@ -77,36 +76,6 @@ class SelfAttention(nn.Module):
             assert gate is not None, "a later loop needs gates"
             research, window = self.config.research, self.config.loop_window_size
             logits = gate({"query": q, "query_before_rope": plain_q, "hidden": x}[research.gate_input])
-            if research.gate_per_element or research.strict_local_mask:
-                strict = research.strict_local_mask
-                mixed = _by_definition(q, global_kv, (k, v), logits, documents, (window, strict))
-            else:
-                mixed = gated_attention(q, global_kv, (k, v), logits, documents, window, backend)
+            strict = research.strict_local_mask
+            mixed = gated_attention(q, global_kv, (k, v), logits, documents, window, backend, strict)
         return self.o_proj(mixed.flatten(-2)), (k, v)
-
-
-def _by_definition(
-    q: Tensor,
-    global_kv: KeyValue,
-    local_kv: KeyValue,
-    logits: Tensor,
-    documents: Documents | None,
-    local: tuple[int, bool],
-) -> Tensor:
-    """Gated attention with dense masks for what the back ends do not know: gates per element, a strict window.
-
-    `local` = (window, strict). A strict window holds the keys i - window < j < i; where it is empty, the local part
-    is zero. `logits` (B, T, H) or (B, T, H, D).
-    """
-    window, strict = local
-    visible = reference.mask(q.shape[1], documents, window, q.device)
-    if strict:
-        visible = visible & ~torch.eye(q.shape[1], dtype=torch.bool, device=q.device)
-    empty = ~visible.any(-1)  # (B or 1, T); a softmax over nothing is no number, so such a row sees all and is zeroed
-    local_part = reference.attention(q, *local_kv, visible | empty[..., None])
-    local_part = local_part.masked_fill(empty[..., None, None], 0.0)
-    global_part = reference.causal_attention(q, *global_kv, documents)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    gate = logits.to(wide).sigmoid()
-    gate = gate if gate.dim() == q.dim() else gate[..., None]
-    return torch.lerp(local_part.to(wide), global_part.to(wide), gate).to(q.dtype)
