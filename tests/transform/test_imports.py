@@ -7,7 +7,8 @@ import ast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeflow.transform.imports import ImportGraph, in_dependency_order, python_imports
+from codeflow.transform.import_statements import python_imports, rust_uses
+from codeflow.transform.imports import ImportGraph, in_dependency_order
 
 _PATHS = (
     "setup.py",
@@ -109,3 +110,99 @@ def test_dependency_order() -> None:
     assert in_dependency_order(["b", "a"], cycle) == ["a", "b"]
     chain = {str(i): (str(i + 1),) for i in range(5000)}  # deeper than Python's own stack
     assert in_dependency_order([str(i) for i in range(5000)], chain) == [str(i) for i in range(4999, -1, -1)]
+
+
+_WORLD = ImportGraph(
+    (
+        "web/src/app.ts",
+        "web/src/view/index.tsx",
+        "web/src/model.ts",
+        "web/src/old.js",
+        "src/shared/dates.ts",
+        "java/src/main/java/org/shop/Order.java",
+        "java/src/main/java/org/shop/Price.java",
+        "java/src/main/java/org/shop/tax/Rate.java",
+        "java/src/main/java/org/shop/tax/Rule.java",
+        "cmd/main.go",
+        "internal/store/store.go",
+        "internal/store/cache.go",
+        "internal/store/store_test.go",
+        "errors/errors.go",
+        "engine/src/lib.rs",
+        "engine/src/parse.rs",
+        "engine/src/parse/tokens.rs",
+        "engine/src/run/mod.rs",
+        "engine-macros/src/lib.rs",
+        "engine-macros/src/expand.rs",
+    ),
+    [
+        'import (\n\t"fmt"\n\t"example.org/shop/internal/store"\n\tcobra "github.com/x/cobra/errors"\n)\n',
+        'import "example.org/shop/errors"\n',
+    ],
+)
+
+
+def _world(path: str, text: str, language: str) -> tuple[str, ...]:
+    return _WORLD.dependencies(path, text, language)
+
+
+def test_javascript_and_typescript() -> None:
+    text = (
+        "import { a } from './model'\nimport View from \"./view\";\nexport * from './old.js'\n"
+        "const dates = require('@/shared/dates')\nimport fs from 'fs'\nimport './app.js'\n"
+        "const late = await import('./missing')\n"
+    )
+    assert _world("web/src/x.ts", text, "TypeScript") == (
+        "web/src/model.ts",
+        "web/src/view/index.tsx",
+        "web/src/old.js",
+        "src/shared/dates.ts",
+        "web/src/app.ts",
+    )
+    assert _world("web/src/view/index.tsx", "import {\n  b,\n} from '../model.ts'\n", "TSX") == ("web/src/model.ts",)
+
+
+def test_java() -> None:
+    order = "java/src/main/java/org/shop/Order.java"
+    text = (
+        "package org.shop;\nimport java.util.List;\nimport static org.shop.tax.Rate.of;\nclass Order { Price price; }\n"
+    )
+    assert _world(order, text, "Java") == (
+        "java/src/main/java/org/shop/tax/Rate.java",
+        "java/src/main/java/org/shop/Price.java",
+    )
+    text = "import org.shop.tax.*;\nclass Order { Rule rule; }\n"
+    assert _world(order, text, "Java") == ("java/src/main/java/org/shop/tax/Rule.java",)
+
+
+def test_go_packages_of_the_own_module_only() -> None:
+    text = (
+        'package main\nimport (\n\t"errors"\n\ts "example.org/shop/internal/store"\n\t"github.com/x/cobra/errors"\n)\n'
+    )
+    assert _world("cmd/main.go", text, "Go") == ("internal/store/cache.go", "internal/store/store.go")
+    assert _world("cmd/main.go", 'import "example.org/shop/errors"\n', "Go") == ("errors/errors.go",)
+    assert ImportGraph(["a/b.go"]).dependencies("c.go", text, "Go") == ()
+
+
+def test_rust() -> None:
+    assert _world("engine/src/lib.rs", "mod parse;\npub(crate) mod run;\nmod inline { }\n", "Rust") == (
+        "engine/src/parse.rs",
+        "engine/src/run/mod.rs",
+    )
+    text = (
+        "use crate::{\n    parse::tokens::{Token, self},\n    run,\n};\nuse std::fmt;\nuse engine_macros::expand::go;\n"
+    )
+    assert _world("engine/src/other.rs", text, "Rust") == (
+        "engine/src/parse/tokens.rs",
+        "engine/src/run/mod.rs",
+        "engine-macros/src/expand.rs",
+    )
+    assert _world("engine/src/parse/tokens.rs", "use super::super::run::Machine;\nuse super::Tree;\n", "Rust") == (
+        "engine/src/run/mod.rs",
+        "engine/src/parse.rs",
+    )
+    assert rust_uses("pub use a::{b, c::{d as e, *}, self};\n") == [("a", "b"), ("a", "c", "d"), ("a", "c"), ("a",)]
+
+
+def test_languages_without_a_resolver_depend_on_nothing() -> None:
+    assert _world("x.rb", "require './model'\n", "Ruby") == ()

@@ -248,6 +248,19 @@ def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_context_by_vectors_keeps_the_middle_out() -> None:
+    samples, counts = _samples(_shop(), similarity="embedding")
+    by_words, _ = _samples(_shop())
+    assert counts.kept == len(samples) > 5
+    assert any(_files(samples[path]) != _files(by_words[path]) for path in samples)
+    for path, sample in samples.items():
+        context, _, rest = _text(sample).partition("<|fim_prefix|>")
+        middle = rest.partition("<|fim_middle|>")[2].removesuffix("<|im_end|>")
+        assert squeeze(middle) not in squeeze(context), path
+    with pytest.raises(UserError, match="cannot be loaded"):
+        _samples(_shop(), similarity="embedding", encoder="nowhere:Nothing")
+
+
 def test_no_snippet_is_counted_twice() -> None:
     counted: list[str] = []
 

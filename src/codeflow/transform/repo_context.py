@@ -10,11 +10,11 @@ A share of the targets is not split: there the last file stands whole and ends w
 long, as its head with no end.
 
 Context is chosen as an editor could choose it, from what surrounds the hole alone: first files that the target
-depends on, then the files that resemble prefix and suffix most (BM25 over identifiers). A file gives one snippet: the
-whole of it where it is short, else its best-matching run of lines. Snippets stand in dependency order, the most similar
-last. A snippet that holds the middle, spaces aside, is never used.
+depends on, then the files that resemble prefix and suffix most (BM25 over identifiers, or the vectors of an encoder).
+A file gives one snippet: the whole of it where it is short, else its best-matching run of lines. Snippets stand in
+dependency order, the most similar last. A snippet that holds the middle, spaces aside, is never used.
 
-Not covered: context from other repositories; dependency order of languages other than Python and the C family.
+Not covered: context from other repositories; dependency order of languages that `imports` does not resolve.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -35,10 +35,10 @@ from codeflow.core.progress import say
 from codeflow.core.types import Document, Sample, Segment
 from codeflow.execute.local import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP, REPO_NAME
+from codeflow.transform.embedding import BUILT_IN
 from codeflow.transform.fim import FimConfig, Source, generator, segments, window
 
 if TYPE_CHECKING:
-    from codeflow.transform.bm25 import Bm25
     from codeflow.transform.imports import ImportGraph
 
 SET = "repository"
@@ -58,6 +58,8 @@ class RepoContextConfig(Config):
     dependency_share: float = Field(default=0.6, ge=0, le=1)  # of the context, at most, for files depended on
     max_files: PositiveInt = 8  # of context
     max_sample_tokens: PositiveInt | None = None  # of the whole sample; needs the input `tokenizer`
+    similarity: Literal["bm25", "embedding"] = "bm25"
+    encoder: str = BUILT_IN  # of "embedding": module:name of what has encode(texts) -> (n, d)
     shard_bytes: PositiveInt = 4_000_000  # of text per job; a repository is never divided
 
     @model_validator(mode="after")
@@ -236,6 +238,7 @@ class Repository:
         import numpy as np
 
         from codeflow.transform.bm25 import Bm25
+        from codeflow.transform.embedding import EmbeddingIndex, load_encoder
         from codeflow.transform.imports import ImportGraph
 
         self.n_tokens = n_tokens
@@ -249,8 +252,13 @@ class Repository:
         ]
         numbers = {path: number for number, path in enumerate(self.documents)}
         self._files = np.array([numbers[snippet.path] for snippet in self.snippets], np.int64)
-        self.index: Bm25 = Bm25([snippet.text for snippet in self.snippets])
-        graph: ImportGraph = ImportGraph(self.documents)
+        texts = [snippet.text for snippet in self.snippets]
+        if config.similarity == "bm25":
+            self.scores = Bm25(texts).scores
+        else:
+            self.scores = EmbeddingIndex(texts, load_encoder(config.encoder)).scores
+        go_texts = (document.text for document in self.documents.values() if document.language == "Go")
+        graph: ImportGraph = ImportGraph(self.documents, go_texts)
         self.dependencies = {
             path: graph.dependencies(path, document.text, document.language)
             for path, document in self.documents.items()
@@ -260,7 +268,7 @@ class Repository:
         """Return the best snippet of every other file, best file first; ties in order of path."""
         import numpy as np
 
-        order = np.argsort(-self.index.scores(query), kind="stable")
+        order = np.argsort(-self.scores(query), kind="stable")
         _, first = np.unique(self._files[order], return_index=True)  # of each file its best
         ranked = (self.snippets[i] for i in order[np.sort(first)].tolist())
         return [snippet for snippet in ranked if snippet.path != target]
