@@ -85,18 +85,12 @@ class PostTraining(Config):
         parents = {"loop": "fold", "dense": "train_anneal"}
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             for kind, config in (("loop", stage.loop), ("dense", stage.dense)):
-                stages.append(self._train(config, f"pack_{name}", parents[kind], f"{kind}_{name}"))
+                stages.append(train_stage(config, f"pack_{name}", parents[kind], f"{kind}_{name}"))
                 parents[kind] = f"{kind}_{name}"
         for name, path in (("instruct", self.instruct), ("thinking", self.thinking)):
-            grpo = {"checkpoint": f"sft_{name}", "tasks": "tasks", "tokenizer": "tokenizer"}
-            stages.append(self._train(path.sft, "pack_sft", parents["loop"], f"sft_{name}"))
-            stages.append(VERBS["grpo"].stage(path.grpo, grpo, f"rl_{name}", cores=1))
-        return [*stages, self._train(self.more_sft, "pack_sft", "sft_instruct", "sft_instruct_more")]
-
-    @staticmethod
-    def _train(config: TrainConfig, tokens: str, parent: str, name: str) -> Stage:
-        inputs = {"tokens": tokens, "tokenizer": "tokenizer", "parent": parent}
-        return VERBS["train"].stage(config, inputs, name, cores=1)
+            stages.append(train_stage(path.sft, "pack_sft", parents["loop"], f"sft_{name}"))
+            stages.append(grpo_stage(path.grpo, f"sft_{name}", f"rl_{name}"))
+        return [*stages, train_stage(self.more_sft, "pack_sft", "sft_instruct", "sft_instruct_more")]
 
     @staticmethod
     def scored() -> dict[str, str]:
@@ -112,6 +106,18 @@ class PostTraining(Config):
         ends = {"loop-instruct": "rl_instruct", "loop-thinking": "rl_thinking"}
         read = {"documents": "split", "tokenizer": "tokenizer", "scores": "evaluate"}
         return VERBS["publish"].stage(self.publish, {**read, **dense, **mid, **ends})
+
+
+def train_stage(config: TrainConfig, tokens: str, parent: str, name: str) -> Stage:
+    """Return a phase on one core that goes on from the stage `parent`."""
+    return VERBS["train"].stage(config, {"tokens": tokens, "tokenizer": "tokenizer", "parent": parent}, name, cores=1)
+
+
+def grpo_stage(config: GrpoConfig, checkpoint: str, name: str) -> Stage:
+    """Return reinforcement learning on one core that goes on from the stage `checkpoint`."""
+    return VERBS["grpo"].stage(
+        config, {"checkpoint": checkpoint, "tasks": "tasks", "tokenizer": "tokenizer"}, name, cores=1
+    )
 
 
 def mid_mixture(shares: dict[str, float]) -> dict[str, float]:
@@ -140,7 +146,8 @@ def post_training(mid_steps: int, sft_steps: int, grpo_steps: int, n_sft: int, n
         pack=PackConfig(context_tokens=512),
         instruct=_path("instruct", sft_steps, grpo_steps),
         thinking=_path("thinking", sft_steps, max(grpo_steps // 3, 2)),
-        more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, sft_steps),
+        # Another seed than the start's: the same one would read the rows again that the start has just seen.
+        more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, sft_steps).model_copy(update={"seed": 1}),
         publish=PublishConfig(),
     )
 

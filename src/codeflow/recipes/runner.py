@@ -30,7 +30,8 @@ class Wanted:
 
 def recipes() -> dict[str, str]:
     """Return the recipes by name, as references to their functions."""
-    return {name: f"codeflow.recipes.tiny:{name}" for name in ("tiny", "smoke", "whole")}
+    small = {name: f"codeflow.recipes.tiny:{name}" for name in ("tiny", "smoke", "whole")}
+    return {**small, "paths": "codeflow.recipes.paths:paths"}
 
 
 def own_checkout() -> str:

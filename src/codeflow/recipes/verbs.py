@@ -198,6 +198,23 @@ _TABLE = (
         world="codeflow.eval.evaluate:world",
     ),
     Verb(
+        "micro_tasks",
+        "scores",
+        "codeflow.eval.micro_task_stage:run",
+        "codeflow.eval.micro_task_stage:MicroTasksConfig",
+        "Score one checkpoint on held-out micro-tasks in the chat format.",
+        ("checkpoint", "tasks", "tokenizer"),
+    ),
+    Verb(
+        "comparison",
+        "comparison",
+        "codeflow.recipes.comparison:run",
+        "codeflow.recipes.comparison:ComparisonConfig",
+        "Compare checkpoints with the ones they were trained from, task by task, as a table.",
+        (),
+        ("*",),
+    ),
+    Verb(
         "publish",
         "release",
         "codeflow.recipes.publish:run",
