@@ -6,7 +6,7 @@ from codeflow.core.types import Task
 from codeflow.sandbox.local import probe
 from codeflow.sandbox.policy import Limits
 from codeflow.solve.verify import python_calls_data
-from codeflow.solve.verify_many import Attempt, starts, verify_many
+from codeflow.solve.verify_many import Attempt, verify_many
 
 needs_sandbox = pytest.mark.skipif(not probe().backend, reason=probe().problem or "sandbox works")
 LIMITS = Limits(wall_seconds=3, cpu_seconds=1)
@@ -19,13 +19,6 @@ def task(name: str) -> Task:
 
 def judged(*answers: str) -> list:
     return verify_many([Attempt(task(str(i)), a) for i, a in enumerate(answers)], LIMITS, 2)
-
-
-def test_no_start_holds_two_answers_to_a_task():
-    attempts = [Attempt(task(str(i % 40)), f"answer {i}") for i in range(100)]
-    made = list(starts(attempts))
-    assert sorted(a.answer for start in made for a in start) == sorted(a.answer for a in attempts)
-    assert all(len({a.task.id for a in start}) == len(start) <= 32 for start in made)
 
 
 @needs_sandbox
@@ -71,8 +64,7 @@ def test_a_hostile_candidate_earns_nothing_and_harms_no_other(name):
     assert last.reward == 0
     assert hostile.reward == 0
     assert not hostile.passed
-    if name not in ("ends its parent", "ends all"):
-        assert hostile.fault == "model"
+    assert hostile.fault == "model"
     if name == "endless":
         assert "time" in hostile.reason
 

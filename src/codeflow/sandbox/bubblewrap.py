@@ -10,36 +10,40 @@ namespace below, so that it can neither trace nor inspect the processes that wat
 root, the outer one also gives up its identity for nobody's in between (an interpreter below a private home stays
 readable). So the code is never the host's root, and the kernel's process limit, from which root is exempt, holds.
 
-Not covered: system-call filters (kernel bugs are the residual risk), total memory without a control group (the bound is
-processes x memory_bytes), the number of empty files in tmpfs.
+A system-call filter (`seccomp.py`) is in force where the architecture has one.
+
+Not covered: bugs of the kernel behind the calls that are allowed; memory in all (the bound is processes x
+memory_bytes); the number of empty files in tmpfs.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
 from codeflow.core.errors import InfrastructureError
+from codeflow.sandbox import seccomp
+from codeflow.sandbox.files import CarriedFiles, unpack
 from codeflow.sandbox.launch import Outcome, Pipes, launch
 from codeflow.sandbox.policy import Limits, Policy
-from codeflow.sandbox.result import Result, Status
+from codeflow.sandbox.result import Result, Status, fault, status_of
 from codeflow.sandbox.sandbox import CHANNEL_VARIABLE
 
 BACKEND = "bubblewrap"
 INSTALL = "no sandbox: install bubblewrap (apt-get install bubblewrap)"
 WORK = "/work"
+# No user's packages, nothing of the working folder, no site: as -I, but the environment, which is ours, is heard:
+# PYTHONHASHSEED makes equal programs give equal output.
+PYTHON_OPTIONS = ("-sPS",)
 _NOBODY = 65534
 _PASSWD = b"nobody:x:65534:65534:nobody:/work:/usr/sbin/nologin\n"
 _SYSTEM_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -94,14 +98,9 @@ def find_python() -> tuple[str, tuple[str, ...]]:
     return system, ()
 
 
-def arguments(host: Host, limits: Limits, environment: Sequence[tuple[str, str]], status: int) -> list[str]:
-    """Return the command line that isolates; the program's own follows it. `status` takes bubblewrap's JSON objects.
-
-    Descriptors for files are added by the caller through `--file`.
-    """
-    line = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--json-status-fd", str(status)]
-    line += ["--ro-bind", "/usr", "/usr"]
+def mounts(host: Host, policy: Policy) -> list[str]:
+    """Return the options that make the read-only view of the system: no home, no checkout, nothing else of the host."""
+    line = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM_LINKS:
         if os.path.islink(f"/{name}"):
             line += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
@@ -110,32 +109,50 @@ def arguments(host: Host, limits: Limits, environment: Sequence[tuple[str, str]]
     line += ["--perms", "0755", "--dir", "/etc"]
     for path in _LOADER_FILES:
         line += ["--ro-bind-try", path, path]
-    for path in host.binds:  # the folders above are empty ones of our own, open to nobody even where the host's are not
+    for source, path in (*((path, path) for path in host.binds), *policy.readable):
+        # the folders above are empty ones of our own, open to nobody even where the host's are not
         for folder in reversed(PurePosixPath(path).parents[:-1]):
             line += ["--perms", "0755", "--dir", str(folder)]
-        line += ["--ro-bind", path, path]
-    line += ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
+        line += ["--ro-bind", source, path]
     line += ["--dev", "/dev"]
+    for path in (WORK, "/tmp", "/dev/shm"):
+        line += ["--perms", "0755", "--dir", path]
+    return line
+
+
+def arguments(host: Host, limits: Limits, policy: Policy, status: int) -> list[str]:
+    """Return the command line that isolates; the program's own follows it. `status` takes bubblewrap's JSON objects.
+
+    Descriptors for files are added by the caller through `--file`.
+    """
+    line = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--json-status-fd", str(status)]
+    line += mounts(host, policy)
+    line += ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
     for path, share in ((WORK, 2), ("/tmp", 4), ("/dev/shm", 4)):
         size = max(limits.disk_bytes // share, 4096)
         line += ["--perms", "1777", "--size", str(size), "--tmpfs", path]
     line += ["--remount-ro", "/dev", "--chdir", WORK, "--clearenv"]
-    for name, value in environment:
+    for name, value in policy.environment:
         line += ["--setenv", name, value]
     return line
 
 
-def isolated(host: Host, limits: Limits, mounts: Sequence[str], as_root: bool) -> list[str]:
-    """Return the command line up to and including the rlimits, given `mounts` (what `arguments` made, with files)."""
+def isolated(host: Host, limits: Limits, made: Sequence[str], filter_at: int | None, as_root: bool) -> list[str]:
+    """Return the command line up to and including the rlimits, given what `arguments` made, with files.
+
+    `filter_at` is the descriptor of the system-call filter.
+    """
     user = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
     nested = ["--disable-userns"] if host.disable_userns else []
     if as_root:
         identity = [host.setpriv, f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"]
-        outer = [*mounts, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        outer = [*made, "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        identity, outer = [], [*user, *mounts, "--cap-drop", "ALL"]
+        identity, outer = [], [*user, *made, "--cap-drop", "ALL"]
     line = [host.bwrap, *outer, "--remount-ro", "/", "--", *identity]
     line += [host.bwrap, *user, *nested, "--dev-bind", "/", "/", "--chdir", WORK, "--cap-drop", "ALL"]
+    line += ["--seccomp", str(filter_at)] if filter_at is not None else []
     line += ["--die-with-parent", "--"]
     cpu = math.ceil(limits.cpu_seconds)
     return [
@@ -151,25 +168,16 @@ def isolated(host: Host, limits: Limits, mounts: Sequence[str], as_root: bool) -
     ]
 
 
-class BubblewrapSandbox:
+class BubblewrapSandbox(CarriedFiles):
     """`Sandbox` by bubblewrap. Each execution has its own namespaces; files are carried between them by the parent."""
 
     def __init__(self, policy: Policy, host: Host) -> None:
+        super().__init__()
         self.policy, self.host = policy, host
-        self.python: tuple[str, ...] = (host.python, "-I", "-S")
-        self._files: dict[str, bytes] = {}
+        self.python: tuple[str, ...] = (host.python, *PYTHON_OPTIONS)
 
     async def start(self) -> None:
         """Nothing to do: an execution brings its namespaces up in milliseconds."""
-
-    async def write(self, path: str, data: bytes) -> None:
-        self._files[_inside(path)] = data
-
-    async def read(self, path: str) -> bytes:
-        try:
-            return self._files[_inside(path)]
-        except KeyError:
-            raise FileNotFoundError(f"{path}: not in the sandbox") from None
 
     async def exec(
         self,
@@ -185,14 +193,14 @@ class BubblewrapSandbox:
             command, pipes = self._prepare(opened, argv, stdin, limits, channel, keep_files)
         except OSError as error:
             opened.close()
-            return _fault(f"cannot prepare: {error}")
+            return fault(BACKEND, f"cannot prepare: {error}")
         budget = limits.output_bytes + (limits.disk_bytes if keep_files else 0)
         try:
             outcome = await launch(command, pipes, {"PATH": "/usr/bin:/bin"}, limits.wall_seconds, budget)
         except OSError as error:
-            return _fault(f"cannot start {self.host.bwrap}: {error}")
+            return fault(BACKEND, f"cannot start {self.host.bwrap}: {error}")
         if keep_files and not outcome.timed_out and not outcome.overflowed:
-            self._files = _unpack(outcome.output[opened.readers["kept"]], limits.disk_bytes)
+            self._files = unpack(outcome.output[opened.readers["kept"]], limits.disk_bytes)
         return _result(outcome, opened.readers, limits)
 
     def _prepare(
@@ -205,28 +213,22 @@ class BubblewrapSandbox:
         environment = list(self.policy.environment)
         if channel:
             environment.append((CHANNEL_VARIABLE, str(writers["channel"])))
-        mounts = arguments(self.host, limits, environment, writers["status"])
-        mounts += [
-            "--perms",
-            "0755",
-            "--dir",
-            "/run",
-            "--perms",
-            "0444",
-            "--file",
-            str(opened.memory(_PASSWD)),
-            "/etc/passwd",
-        ]
+        policy = replace(self.policy, environment=tuple(environment))
+        made = arguments(self.host, limits, policy, writers["status"])
+        made += ["--perms", "0755", "--dir", "/run"]
+        made += ["--perms", "0444", "--file", str(opened.memory(_PASSWD)), "/etc/passwd"]
         folders = {str(parent) for path in self._files for parent in PurePosixPath(path).parents[:-1]}
         for folder in sorted(folders):  # parents sort before their children
-            mounts += ["--perms", "0777", "--dir", f"{WORK}/{folder}"]
+            made += ["--perms", "0777", "--dir", f"{WORK}/{folder}"]
         for path, data in self._files.items():
-            mounts += ["--perms", "0777", "--file", str(opened.memory(data)), f"{WORK}/{path}"]
+            made += ["--perms", "0777", "--file", str(opened.memory(data)), f"{WORK}/{path}"]
         if stdin:
-            mounts += ["--perms", "0444", "--file", str(opened.memory(stdin)), _STDIN]
+            made += ["--perms", "0444", "--file", str(opened.memory(stdin)), _STDIN]
+        filtering = seccomp.program()
+        filter_at = opened.memory(filtering) if filtering else None
         begin = ["/bin/sh", "-c", _BEGIN_KEEP if keep_files else _BEGIN, "sh", _STDIN if stdin else "/dev/null"]
         begin += [str(writers["kept"])] if keep_files else []
-        line = isolated(self.host, limits, mounts, as_root=os.geteuid() == 0)
+        line = isolated(self.host, limits, made, filter_at, as_root=os.geteuid() == 0)
         by_number = [writers[name] for name in names if name not in ("stdout", "stderr", "begun")]
         counted = {opened.readers[name] for name in names if name not in ("status", "begun")}
         pipes = Pipes(
@@ -282,31 +284,6 @@ class _Descriptors:
             os.close(descriptor)
 
 
-def _inside(path: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path:
-        raise ValueError(f"path={path!r}: must be relative and stay inside the sandbox's working folder")
-    return str(pure)
-
-
-def _unpack(archive: bytes, limit_bytes: int) -> dict[str, bytes]:
-    """Return the regular files of a tar archive that came from untrusted code; links and odd names are left out."""
-    files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            for member in tar:
-                if not member.isreg() or member.size > limit_bytes:  # a sparse file says more than it holds
-                    continue
-                content = tar.extractfile(member)
-                try:
-                    files[_inside(member.name.removeprefix("./"))] = content.read() if content else b""
-                except ValueError:
-                    continue
-    except tarfile.TarError:
-        return files
-    return files
-
-
 def _result(outcome: Outcome, readers: Mapping[str, int], limits: Limits) -> Result:
     status, detail = _status(outcome, readers, limits)
     code = outcome.exit_code
@@ -339,14 +316,4 @@ def _status(outcome: Outcome, readers: Mapping[str, int], limits: Limits) -> tup
     code = outcome.exit_code
     if code < 0:
         return Status.INFRASTRUCTURE, f"bubblewrap was killed by signal {-code}"
-    if code == 0:
-        return Status.OK, ""
-    if code == 128 + signal.SIGXCPU or (code == 128 + signal.SIGKILL and outcome.cpu_seconds >= limits.cpu_seconds):
-        return Status.TIME, ""
-    if stderr.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError"):
-        return Status.MEMORY, ""
-    return (Status.CRASH, "") if code > 128 else (Status.FAILED, "")
-
-
-def _fault(detail: str) -> Result:
-    return Result(Status.INFRASTRUCTURE, None, 0.0, 0.0, None, b"", b"", b"", False, BACKEND, detail)
+    return status_of(code, stderr, outcome.cpu_seconds, limits), ""

@@ -45,7 +45,7 @@ class Usage:
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """The reading side of the pipes, and the moment at which all is over."""
 
     capped: set[int]
@@ -132,7 +132,7 @@ async def launch(
     """
     _adopt_orphans()
     loop = asyncio.get_running_loop()
-    watch = _Watch(set(pipes.capped), output_bytes)
+    watch = Watch(set(pipes.capped), output_bytes)
     started = time.monotonic()
     process = _start(argv, pipes, environment)
     for descriptor in pipes.reads:
@@ -171,7 +171,7 @@ async def launch(
     )
 
 
-async def _gone(pid: int) -> None:
+async def gone(pid: int) -> None:
     """Wait until a process has ended (reaped or not), for `_END_SECONDS` at most."""
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
@@ -192,7 +192,7 @@ async def _end(init: int) -> None:
     """Kill the first process of the pid namespace, which nobody has reaped yet: the whole namespace goes with it."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(init, signal.SIGKILL)
-    await _gone(init)
+    await gone(init)
 
 
 def _init_pid(status: bytes) -> int | None:
@@ -212,13 +212,13 @@ async def _reap(process: subprocess.Popen[bytes], init: int | None) -> tuple[int
     """
     if init is None:  # it never came up
         os.kill(process.pid, signal.SIGKILL)
-    await _gone(process.pid)
+    await gone(process.pid)
     os.kill(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu_seconds, peak_bytes = usage.ru_utime + usage.ru_stime, 0
     if init is not None:
-        await _gone(init)
+        await gone(init)
         with contextlib.suppress(ChildProcessError):
             found, _, usage = os.wait4(init, os.WNOHANG)
             if found:

@@ -29,7 +29,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a sandbox is: the limits of its executions unless one says otherwise, and its environment variables."""
+    """What a sandbox is: the limits of its executions unless one says otherwise, its environment variables, and what
+    of the host can be read in it besides the system: (host path, absolute path inside) pairs."""
 
     limits: Limits = field(default_factory=Limits)
     environment: tuple[tuple[str, str], ...] = (
@@ -41,3 +42,4 @@ class Policy:
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("OMP_NUM_THREADS", "1"),
     )
+    readable: tuple[tuple[str, str], ...] = ()

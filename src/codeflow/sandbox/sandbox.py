@@ -1,4 +1,4 @@
-"""The interface that every back end shares, local or remote: start, write, read, exec, close."""
+"""The interface that every back end shares, local or remote: start, write, read, exec, snapshot, reset, close."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from codeflow.sandbox.files import Snapshot
 from codeflow.sandbox.policy import Limits
 from codeflow.sandbox.result import Result
 
@@ -46,6 +47,14 @@ class Sandbox(Protocol):
         With `keep_files`, the regular files that the program leaves in its working folder stay for `read` and later
         executions, if it ends by itself.
         """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """Return the files as they are now."""
+        ...
+
+    async def reset(self, snapshot: Snapshot | None = None) -> None:
+        """Go back to a snapshot's files; without one, to an empty folder."""
         ...
 
     async def close(self) -> None:

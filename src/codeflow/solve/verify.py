@@ -2,7 +2,7 @@
 
 `python_calls`: the function is called inside on given inputs; its results leave as plain values with exact types and
 are compared here. Expected values never enter the sandbox, so objects that compare equal to everything, early exits and
-patched interpreters gain nothing.
+patched interpreters gain nothing. Each answer is judged in namespaces of its own.
 
 `humaneval`: the official check program runs inside, because its tests are code. A pass is a random token, reported on
 a descriptor of its own after `check()` returned; an exit code proves nothing. Residual risk: the token is in the memory
@@ -18,21 +18,26 @@ import functools
 import json
 import marshal
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from codeflow.core.types import Task, Verdict
+from codeflow.sandbox.fork_server import compile_beforehand
 from codeflow.sandbox.policy import Limits
 from codeflow.sandbox.result import Result, Status
 from codeflow.sandbox.sandbox import Sandbox
 from codeflow.solve.plain import canonical, from_tree, to_tree
 
+_DRIVER = Path(__file__).with_name("driver.py").read_text(encoding="utf-8")
 _ATTEMPTS = 3
 _START_SECONDS = 2.0  # beyond the program's own time, for the interpreter to come up
 _STARVED_SHARE = 0.5  # of its time on a processor: with less, the machine was at fault, or the program slept
 _PATIENCE = 4.0
+
+
+compile_beforehand(_DRIVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +66,58 @@ async def verify(task: Task, answer: str, sandbox: Sandbox, limits: Limits | Non
 
     Raises KeyError for an unknown verifier.
     """
-    return await VERIFIERS[task.verifier](json.loads(task.data), answer, sandbox, limits or Limits())
+    return await VERIFIERS[task.verifier](task.data, answer, sandbox, limits or Limits())
 
 
-def expected_calls(data: Mapping[str, Any]) -> list[str]:
-    """Return the canonical texts of the expected values."""
-    return [canonical(tree) for tree in data["expected"]]
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What judging calls needs of a task: inputs for the driver, and what stays here."""
+
+    entry_point: str
+    inputs: tuple[bytes, ...]
+    expected: tuple[str, ...]  # canonical texts
+    lines: tuple[bytes, ...]  # what the driver writes for the expected values, if it meets sets and the like in order
 
 
-def calls_job(data: Mapping[str, Any], program: str) -> dict[str, Any]:
-    """Return what the driver needs to call a program's function; no expected value is in it."""
-    inputs = [marshal.dumps(from_tree(tree), 4) for tree in data["inputs"]]
-    return {"program": program, "entry_point": data["entry_point"], "inputs": inputs}
+@functools.lru_cache(maxsize=1024)
+def _calls(data: str) -> _Calls:
+    fields = json.loads(data)
+    texts = [json.dumps(["value", tree], separators=(",", ":")).encode() for tree in fields["expected"]]
+    return _Calls(
+        fields["entry_point"],
+        tuple(marshal.dumps(from_tree(tree), 4) for tree in fields["inputs"]),
+        tuple(canonical(tree) for tree in fields["expected"]),
+        tuple(texts),
+    )
 
 
-async def _python_calls(data: dict[str, Any], program: str, sandbox: Sandbox, limits: Limits) -> Checked:
-    expected = expected_calls(data)
-    result = await run_driver(sandbox, {"kind": "calls", **calls_job(data, program)}, limits)
+async def _python_calls(data: str, program: str, sandbox: Sandbox, limits: Limits) -> Checked:
+    calls = _calls(data)
+    job = {"kind": "calls", "program": program, "entry_point": calls.entry_point, "inputs": calls.inputs}
+    result = await run_driver(sandbox, job, limits)
+    if result.status is Status.TIME and result.cpu_seconds < min(limits.wall_seconds, limits.cpu_seconds) / 2:
+        result = await run_driver(sandbox, job, limits)  # it slept, or it had no processor
     if result.status is Status.INFRASTRUCTURE:
-        return Checked(_infrastructure(result, len(expected)), result)
-    return Checked(calls_verdict(expected, result.channel, str(result.status)), result)
+        return Checked(_infrastructure(result, len(calls.expected)), result)
+    return Checked(_calls_verdict(calls, result.channel, str(result.status)), result)
 
 
-def calls_verdict(expected: Sequence[str], channel: bytes, ended: str) -> Verdict:
-    """Compare what a program reported with the expected values' canonical texts. `ended` says how it came to an end."""
-    lines = _lines(channel)
-    passed = sum(_holds(line, value) for line, value in zip(lines, expected, strict=False))
+def _calls_verdict(calls: _Calls, channel: bytes, ended: str) -> Verdict:
+    """Compare what a program reported with the expected values' texts. `ended` says how it came to an end."""
+    lines, expected = channel.splitlines(), calls.expected
+    right = [
+        line == text or _holds(_line(line), value)
+        for line, text, value in zip(lines, calls.lines, expected, strict=False)
+    ]
+    passed = sum(right)
     if passed == len(expected) and len(lines) == len(expected):
         return Verdict(True, 1.0, "passed", "", passed, passed)
-    reason = _first_failure(lines, expected, ended)
+    reason = _first_failure(lines, right, len(expected), ended)
     return Verdict(False, passed / max(len(expected), 1), reason, "model", passed, len(expected))
 
 
-async def _humaneval(data: dict[str, Any], completion: str, sandbox: Sandbox, limits: Limits) -> Checked:
+async def _humaneval(text: str, completion: str, sandbox: Sandbox, limits: Limits) -> Checked:
+    data = json.loads(text)
     token = secrets.token_hex(16)
     program = f"{data['prompt']}{completion}\n{data['test']}\ncheck({data['entry_point']})"
     job = {"kind": "check", "program": program, "token": token, "timeout_seconds": data["timeout_seconds"]}
@@ -116,15 +140,10 @@ def _starved(result: Result, seconds: float) -> bool:
     return timed_out and result.cpu_seconds < seconds * _STARVED_SHARE
 
 
-VERIFIERS: dict[str, Callable[[dict[str, Any], str, Sandbox, Limits], Awaitable[Checked]]] = {
+VERIFIERS: dict[str, Callable[[str, str, Sandbox, Limits], Awaitable[Checked]]] = {
     "python_calls": _python_calls,
     "humaneval": _humaneval,
 }
-
-
-@functools.cache
-def _driver() -> str:
-    return Path(__file__).with_name("driver.py").read_text(encoding="utf-8")
 
 
 async def run_driver(sandbox: Sandbox, job: dict[str, Any], limits: Limits) -> Result:
@@ -132,7 +151,7 @@ async def run_driver(sandbox: Sandbox, job: dict[str, Any], limits: Limits) -> R
     stdin = marshal.dumps(job, 4)
     attempt = 1
     while True:
-        result = await sandbox.exec([*sandbox.python, "-c", _driver()], stdin=stdin, limits=limits, channel=True)
+        result = await sandbox.exec([*sandbox.python, "-c", _DRIVER], stdin=stdin, limits=limits, channel=True)
         if result.status is not Status.INFRASTRUCTURE or attempt == _ATTEMPTS:
             return result
         attempt += 1
@@ -140,13 +159,14 @@ async def run_driver(sandbox: Sandbox, job: dict[str, Any], limits: Limits) -> R
 
 def _lines(channel: bytes) -> list[Any]:
     """Return the JSON lines of a report; what is not JSON becomes None and can match nothing."""
-    found: list[Any] = []
-    for line in channel.splitlines():
-        try:
-            found.append(json.loads(line))
-        except (ValueError, RecursionError):
-            found.append(None)
-    return found
+    return [_line(line) for line in channel.splitlines()]
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _holds(line: Any, expected: str) -> bool:
@@ -158,14 +178,15 @@ def _holds(line: Any, expected: str) -> bool:
         return False
 
 
-def _first_failure(lines: list[Any], expected: Sequence[str], ended: str) -> str:
-    for number, (line, value) in enumerate(zip(lines, expected, strict=False), 1):
-        if not _holds(line, value):
-            shown = line[1] if isinstance(line, list) and len(line) == 2 and line[0] in ("error", "load") else None
-            return f"call {number}: {shown}" if isinstance(shown, str) else f"call {number}: wrong value"
-    if len(lines) > len(expected):
+def _first_failure(lines: Sequence[bytes], right: Sequence[bool], n_expected: int, ended: str) -> str:
+    if False in right:
+        number = right.index(False)
+        line = _line(lines[number])
+        shown = line[1] if isinstance(line, list) and len(line) == 2 and line[0] in ("error", "load") else None
+        return f"call {number + 1}: {shown}" if isinstance(shown, str) else f"call {number + 1}: wrong value"
+    if len(lines) > n_expected:
         return "more results than calls"
-    return _ended(ended, f"after {len(lines)} of {len(expected)} calls")
+    return _ended(ended, f"after {len(lines)} of {n_expected} calls")
 
 
 def _check_failure(lines: list[Any], result: Result) -> str:

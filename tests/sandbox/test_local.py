@@ -10,16 +10,25 @@ import pytest
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import local
 from codeflow.sandbox.bubblewrap import BubblewrapSandbox, find_host, find_python
-from codeflow.sandbox.local import open_sandbox, probe
+from codeflow.sandbox.forked import ForkServerSandbox
+from codeflow.sandbox.local import BACKENDS, open_sandbox, probe
 from codeflow.sandbox.policy import MIB, Limits, Policy
 from codeflow.sandbox.result import Result, Status
+from codeflow.sandbox.sandbox import Sandbox
 
 pytestmark = pytest.mark.skipif(not probe().backend, reason=probe().problem or "a sandbox works")
 
 
-def _run(code: str, sandbox: BubblewrapSandbox | None = None, **arguments) -> Result:
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    if not probe(request.param).backend:
+        pytest.skip(probe(request.param).problem)
+    return request.param
+
+
+def _run(code: str, sandbox: Sandbox | str, **arguments) -> Result:
     async def one() -> Result:
-        async with sandbox or open_sandbox() as opened:
+        async with open_sandbox(backend=sandbox) if isinstance(sandbox, str) else sandbox as opened:
             return await opened.exec([*opened.python, "-c", code], **arguments)
 
     return asyncio.run(one())
@@ -31,24 +40,29 @@ def _host():
     return found
 
 
-def test_result_of_a_plain_run():
-    result = _run("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
+_SANDBOXES = {"fork server": ForkServerSandbox, "bubblewrap": BubblewrapSandbox}
+
+
+def test_result_of_a_plain_run(backend):
+    result = _run("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)", backend)
     assert (result.status, result.exit_code) == (Status.FAILED, 3)
     assert (result.stdout, result.stderr) == (b"out\n", b"err\n")
-    assert result.backend == "bubblewrap"
+    assert result.backend == backend
     assert 0 < result.cpu_seconds < 3
     assert result.peak_memory_bytes is not None
     assert MIB < result.peak_memory_bytes < 200 * MIB
 
 
-def test_usage_is_the_programs_own():
+def test_usage_is_the_programs_own(backend):
     size = 60 * MIB
-    result = _run(f"a = bytearray({size})\nfor i in range(0, {size}, 4096): a[i] = 1\nwhile sum(range(1000)) < 0: pass")
+    result = _run(
+        f"a = bytearray({size})\nfor i in range(0, {size}, 4096): a[i] = 1\nwhile sum(range(1000)) < 0: pass", backend
+    )
     assert result.peak_memory_bytes is not None
     assert size < result.peak_memory_bytes < size + 60 * MIB
-    busy = _run("import time\nwhile time.process_time() < 0.5: pass")
+    busy = _run("import time\nwhile time.process_time() < 0.5: pass", backend)
     assert 0.5 <= busy.cpu_seconds < 1.0
-    endless = _run("import time\nwhile True: pass", limits=Limits(wall_seconds=2))
+    endless = _run("import time\nwhile True: pass", backend, limits=Limits(wall_seconds=2))
     assert endless.status is Status.TIME
     assert 0.2 < endless.cpu_seconds < 2.5
 
@@ -65,25 +79,25 @@ def test_usage_is_the_programs_own():
         ("while True: pass", Status.TIME),
     ],
 )
-def test_statuses(code, status):
-    result = _run(code, limits=Limits(wall_seconds=10, cpu_seconds=1))
+def test_statuses(backend, code, status):
+    result = _run(code, backend, limits=Limits(wall_seconds=10, cpu_seconds=1))
     assert result.status is status
     assert result.truncated is (status is Status.OUTPUT)
     assert len(result.stdout) <= Limits().output_bytes
 
 
-def test_standard_input_and_channel():
+def test_standard_input_and_channel(backend):
     code = "import os, sys\nos.write(int(os.environ['CODEFLOW_CHANNEL']), sys.stdin.buffer.read()[::-1])\nprint('seen')"
     data = os.urandom(300_000)
-    result = _run(code, stdin=data, channel=True)
+    result = _run(code, backend, stdin=data, channel=True)
     assert result.channel == data[::-1]
     assert result.stdout == b"seen\n"
-    assert _run("import sys; print(repr(sys.stdin.read()))").stdout == b"''\n"
+    assert _run("import sys; print(repr(sys.stdin.read()))", backend).stdout == b"''\n"
 
 
-def test_files_are_carried_only_when_asked():
+def test_files_are_carried_only_when_asked(backend):
     async def story() -> None:
-        async with open_sandbox() as sandbox:
+        async with open_sandbox(backend=backend) as sandbox:
             await sandbox.write("pkg/deep/answer.txt", b"42")
             command = [*sandbox.python, "-c"]
             code = "open('pkg/deep/answer.txt', 'a').write('!'); open('new', 'w').write('n')"
@@ -104,26 +118,26 @@ def test_files_are_carried_only_when_asked():
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "."])
-def test_paths_stay_inside(path):
+def test_paths_stay_inside(backend, path):
     async def write() -> None:
-        async with open_sandbox() as sandbox:
+        async with open_sandbox(backend=backend) as sandbox:
             await sandbox.write(path, b"")
 
     with pytest.raises(ValueError, match="must be relative and stay inside"):
         asyncio.run(write())
 
 
-def test_faults_of_the_surroundings_have_their_own_status():
+def test_faults_of_the_surroundings_have_their_own_status(backend):
     host = _host()
     missing = dataclasses.replace(host, bwrap="/nowhere/bwrap")
-    assert _run("pass", BubblewrapSandbox(Policy(), missing)).status is Status.INFRASTRUCTURE
+    assert _run("pass", _SANDBOXES[backend](Policy(), missing)).status is Status.INFRASTRUCTURE
     unbindable = dataclasses.replace(host, binds=("/nowhere/python",))
-    result = _run("pass", BubblewrapSandbox(Policy(), unbindable))
+    result = _run("pass", _SANDBOXES[backend](Policy(), unbindable))
     assert result.status is Status.INFRASTRUCTURE
     assert "/nowhere/python" in result.detail
 
 
-def test_a_program_cannot_pass_for_a_fault():
+def test_a_program_cannot_pass_for_a_fault(backend):
     """Text of bubblewrap's, a dead monitor, an unheard-of exit code: still the program's own doing."""
     code = (
         "import os, sys\nsys.stderr.write('bwrap: setting up failed\\n'); sys.stderr.flush()\n"
@@ -131,14 +145,14 @@ def test_a_program_cannot_pass_for_a_fault():
         "        try: os.kill(pid, 9)\n        except OSError: pass\n"
         "os._exit(255)"
     )
-    assert _run(code).status in (Status.CRASH, Status.FAILED)
+    assert _run(code, backend).status in (Status.CRASH, Status.FAILED)
 
 
-def test_cancelling_leaves_nothing():
+def test_cancelling_leaves_nothing(backend):
     mark = f"cf-cancel-{os.getpid()}"
 
     async def cancel() -> None:
-        async with open_sandbox() as sandbox:
+        async with open_sandbox(backend=backend) as sandbox:
             code = f"import subprocess; subprocess.run(['/bin/sh', '-c', 'sleep 60; true {mark}'])"
             task = asyncio.create_task(sandbox.exec([*sandbox.python, "-c", code]))
             deadline = time.monotonic() + 20
@@ -164,9 +178,9 @@ def _alive(mark: str) -> bool:
     return False
 
 
-def test_no_descriptor_and_no_zombie_is_left():
+def test_no_descriptor_and_no_zombie_is_left(backend):
     async def many() -> None:
-        async with open_sandbox() as sandbox:
+        async with open_sandbox(backend=backend) as sandbox:
             await asyncio.gather(*[sandbox.exec([*sandbox.python, "-c", "pass"], channel=True) for _ in range(6)])
             await sandbox.exec(["/nowhere"])
 
@@ -203,7 +217,7 @@ def test_without_bubblewrap_it_fails_closed_and_says_what_to_install(monkeypatch
     with pytest.raises(InfrastructureError, match="apt-get install bubblewrap"):
         find_host()
     fresh = local.probe.__wrapped__
-    monkeypatch.setattr(local, "probe", fresh)
+    monkeypatch.setattr(local, "probe", lambda backend="": fresh(backend))
     assert fresh() == local.Probe("", "no sandbox: install bubblewrap (apt-get install bubblewrap)")
     with pytest.raises(InfrastructureError, match="apt-get install bubblewrap"):
         open_sandbox()

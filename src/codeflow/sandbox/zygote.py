@@ -1,0 +1,337 @@
+"""Runs inside a bubblewrap and starts jobs there: a Python interpreter that is up already, forked for each job.
+
+Never imported by the parent, which speaks to it over a socket (`fork_server.py`). It is process 1 of the bubblewrap's
+pid namespace and never reads a job's body (program, input), so no job finds another's in the memory it is forked from.
+A job is a child in a mount namespace of its own, with fresh temporary file systems, which gives up every capability
+(and root's identity), starts a session, puts itself behind the system-call filter and becomes the program. When it has
+ended, or is to end, the zygote kills all other processes there are and reaps them: a job begins when nobody else lives.
+
+The candidate can neither look into the zygote (not dumpable, more capabilities) nor kill it (process 1). Jobs share the
+network namespace, which has nothing but loopback, one after the other.
+"""
+# pyright: basic, reportMissingImports=false, reportOptionalMemberAccess=false
+
+import _signal as signal
+import array
+import contextlib
+import ctypes
+import gc
+import marshal
+import os
+import resource
+import select
+import sys
+
+NEW_MOUNTS = 0x00020000
+NOSUID, NODEV = 2, 4
+DUMPABLE, NO_NEW_PRIVS, SECCOMP, READ_BOUNDING, DROP_BOUNDING = 4, 38, 22, 23, 24
+CLONE_NUMBER = {"x86_64": 56, "aarch64": 220}
+FOLDERS = (("/work", 2), ("/tmp", 4), ("/dev/shm", 4))  # and their share of the disk limit
+BEGUN = b"begun"
+ORPHANS_MS = 200  # how often children of children that have ended are reaped while a job runs
+
+libc = ctypes.PyDLL(None, use_errno=True)  # holds the interpreter's lock, as a call that forks must
+
+
+def checked(result, what):
+    """Return the result of a system call. Raises OSError."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def clone(flags):
+    """Fork into new namespaces, with the interpreter's own care."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = libc.syscall(CLONE_NUMBER[os.uname().machine], flags | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return checked(pid, "clone")
+
+
+def receive(control):
+    """Return a message and its descriptors; an empty message when the parent has gone."""
+    data, ancillary, _, _ = control.recvmsg(65536, 4096)
+    numbers = array.array("i")
+    for _, _, passed in ancillary:
+        numbers.frombytes(passed[: len(passed) - len(passed) % numbers.itemsize])
+    return data, list(numbers)
+
+
+def serve(control, config):
+    """Run jobs until the parent has gone. Returns in each candidate only, with what it is to run."""
+    while True:
+        data, descriptors = receive(control)
+        if not data:
+            os._exit(0)
+        state_reader, state_writer = os.pipe()
+        candidate = clone(NEW_MOUNTS)
+        if not candidate:
+            control.close()
+            return become_candidate(marshal.loads(data), descriptors, state_writer, config)
+        for descriptor in (state_writer, *descriptors):
+            os.close(descriptor)
+        code, seconds, peak = watch(control, candidate)
+        state = os.read(state_reader, 4096)  # nobody can write to it any more
+        os.close(state_reader)
+        ended = b"ended %d %d %d" % (code, seconds * 1e6, peak * 1024)
+        control.send(ended if state == BEGUN else b"error " + (state or b"the job was killed before it began"))
+
+
+def watch(control, candidate):
+    """Wait for the candidate or for the parent's word, then end all. Returns exit code, CPU seconds, peak in KiB."""
+    pidfd = os.pidfd_open(candidate)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    ended = {}
+    while not (ready := poll.poll(ORPHANS_MS)):
+        while reaped(os.WNOHANG, ended):
+            pass
+    os.close(pidfd)
+    if all(descriptor != pidfd for descriptor, _ in ready) and not control.recv(16):
+        os._exit(0)
+    while True:  # orphans become children of this process, so without children it is alone
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        if not reaped(0, ended):
+            break
+    seconds = sum(usage.ru_utime + usage.ru_stime for _, usage in ended.values())
+    code = os.waitstatus_to_exitcode(ended[candidate][0])
+    return code, seconds, max(usage.ru_maxrss for _, usage in ended.values())
+
+
+def reaped(options, ended):
+    """Reap one child into `ended`; say whether there was one."""
+    try:
+        pid, status, usage = os.wait4(-1, options)
+    except ChildProcessError:
+        return False
+    if pid:
+        ended[pid] = status, usage
+    return bool(pid)
+
+
+def become_candidate(limits, descriptors, state, config):
+    """Make the job's world, give up everything, and return the job; an error on the way is the surroundings' fault."""
+    try:
+        body, out, err, *rest = descriptors
+        job = load(body)
+        own_folders(limits["disk_bytes"])
+        give_up(config["uid"], config["bounding"])
+        for path, data in job["files"]:
+            put("/work/" + path, data)
+        stdin = standard_input(job["stdin"])
+        if job["keep"]:
+            keep_files(rest.pop(), state)
+        only([stdin, out, err, *rest], state)
+        os.setsid()
+        os.chdir("/work")
+        restrict(limits, config["filter"])
+    except BaseException as error:
+        os.write(state, repr(error).encode("ascii", "replace"))
+        os._exit(1)
+    os.write(state, BEGUN)
+    os.close(state)
+    return job
+
+
+def load(descriptor):
+    """Read marshalled data of the parent's to its end."""
+    with open(descriptor, "rb") as file:
+        return marshal.loads(file.read())
+
+
+def own_folders(disk_bytes):
+    """Mount what a job may write to, limited in bytes and in files."""
+    for folder, share in FOLDERS:
+        size = max(disk_bytes // share, 4096)
+        options = f"size={size},nr_inodes={max(size // 4096, 64) + 16},mode=1777"
+        mount(b"tmpfs", folder, b"tmpfs", NOSUID | NODEV, options.encode())
+
+
+def mount(source, target, kind, flags, options):
+    """Call mount(2)."""
+    checked(libc.mount(source, target.encode(), kind, flags, options), target)
+
+
+def give_up(uid, bounding):
+    """Give up identity, where it is root's, and every capability for good."""
+    for capability in bounding:
+        checked(libc.prctl(DROP_BOUNDING, capability, 0, 0, 0), "capability")
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    checked(libc.capset(header, data), "capset")
+    checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    os.umask(0o022)
+
+
+def put(path, data):
+    """Write one of the parent's files."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, 0o777, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o777)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fchmod(descriptor, 0o777)
+    os.close(descriptor)
+
+
+def standard_input(data):
+    """Return a descriptor that gives `data` and cannot be written to."""
+    if not data:
+        return os.open("/dev/null", os.O_RDONLY)
+    memory = os.memfd_create("stdin")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(memory, view) :]
+    reading = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY) if os.path.exists("/proc/self/fd") else memory
+    if reading == memory:
+        os.lseek(memory, 0, os.SEEK_SET)
+    else:
+        os.close(memory)
+    return reading
+
+
+def keep_files(descriptor, state):
+    """Go on in a child; here, wait for its end and write the working folder's files to the parent."""
+    child = os.fork()
+    if not child:
+        os.close(descriptor)
+        return
+    os.dup2(descriptor, 1)
+    os.closerange(3, 4096)
+    status = os.waitpid(child, 0)[1]
+    if not os.fork():
+        os.execv("/bin/tar", ["tar", "-cf", "-", "-C", "/work", "."])
+    os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def only(descriptors, state):
+    """Keep standard streams, channel and the state's pipe, nothing else."""
+    above = [os.dup2(descriptor, 100 + place) for place, descriptor in enumerate(descriptors)]
+    for place, descriptor in enumerate(above):
+        os.dup2(descriptor, place, inheritable=True)
+    os.closerange(len(above), state)
+    os.closerange(state + 1, 4096)
+
+
+def restrict(limits, filtering):
+    """Set the limits and, last of all, the system-call filter."""
+    cpu = limits["cpu_seconds"]
+    for name, soft, hard in (
+        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
+        (resource.RLIMIT_NPROC, limits["processes"] + 2, limits["processes"] + 2),
+        (resource.RLIMIT_FSIZE, limits["disk_bytes"], limits["disk_bytes"]),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 256, 256),
+    ):
+        resource.setrlimit(name, (soft, hard))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    checked(libc.prctl(DUMPABLE, 1, 0, 0, 0), "dumpable")  # nothing here is ours any more, and /proc/self is its own
+    if filtering:
+        steps = (ctypes.c_ushort * 8).from_buffer_copy(b"\0" * 16)  # struct sock_fprog: length, padding, pointer
+        steps[0] = len(filtering) // 8
+        array_of_steps = ctypes.create_string_buffer(filtering, len(filtering))
+        ctypes.c_void_p.from_buffer(steps, 8).value = ctypes.addressof(array_of_steps)
+        checked(libc.prctl(SECCOMP, 2, ctypes.byref(steps), 0, 0), "seccomp")
+
+
+def leave(code):
+    """End as the interpreter would: threads, exit functions, buffers; without taking everything apart first."""
+    try:
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
+        if "atexit" in sys.modules:
+            sys.modules["atexit"]._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException:
+        code = code or 120
+    os._exit(code)
+
+
+def exit_code(error):
+    """Return what the interpreter makes of a SystemExit."""
+    if error.code is None or isinstance(error.code, int):
+        return (error.code or 0) & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def execute(job):
+    """Replace the candidate by a program."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    name = job["argv"][0]
+    folders = [""] if "/" in name else dict(job["environment"]).get("PATH", "").split(":")
+    problem = OSError(2, os.strerror(2))
+    for folder in folders:
+        try:
+            os.execve(os.path.join(folder, name), job["argv"], dict(job["environment"]))
+        except OSError as error:
+            problem = error
+    os.write(2, b"%s: %s\n" % (os.fsencode(name), problem.strerror.encode()))
+    os._exit(127)
+
+
+def connect():
+    """Return the socket to the parent and what it said first."""
+    import socket
+
+    control = socket.socket(fileno=int(sys.argv[1]))
+    _, (descriptor,) = receive(control)
+    return control, load(descriptor)
+
+
+def prepare(config):
+    """Load what most programs import, once; compile the parent's own programs."""
+    for name in config["imports"]:
+        __import__(name)
+    texts = {key: compile(text, "<string>", "exec") for key, text in config["programs"].items()}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    checked(libc.prctl(DUMPABLE, 0, 0, 0, 0), "dumpable")
+    bounding = range(config["last_capability"] + 1)
+    config["bounding"] = [number for number in bounding if libc.prctl(READ_BOUNDING, number, 0, 0, 0) == 1]
+    gc.collect()
+    gc.freeze()
+    return texts
+
+
+def main():
+    """Serve; in a candidate, return the code and names to run it with."""
+    control, config = connect()
+    programs = prepare(config)
+    control.send(b"ready")
+    job = serve(control, config)
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    if "python" not in job:
+        execute(job)
+    sys.argv = list(job["python"])
+    module = type(sys)("__main__")
+    sys.modules["__main__"] = module
+    return programs.get(job["program"]) or job["text"], module.__dict__
+
+
+if __name__ == "__main__":
+    code, space = main()
+    space.update(__builtins__=__builtins__, __annotations__={})
+    try:
+        exec(code, space)
+    except SystemExit as error:
+        leave(exit_code(error))
+    except BaseException as error:
+        sys.excepthook(type(error), error.with_traceback(error.__traceback__.tb_next), error.__traceback__)
+        leave(1)
+    leave(0)

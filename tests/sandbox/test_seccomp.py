@@ -1,0 +1,76 @@
+"""The filter, run step by step as the kernel would, on both architectures."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from codeflow.sandbox.seccomp import program
+
+X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+
+
+def verdict(machine: str, architecture: int, call: int, *arguments: int) -> int:
+    filled = [*arguments, 0, 0, 0, 0, 0, 0][:6]
+    data = struct.pack("=iIQ6Q", call, architecture, 0, *filled)
+    steps = list(struct.iter_unpack("=HBBI", program(machine) or b""))
+    at, held = 0, 0
+    while True:
+        code, then, otherwise, value = steps[at]
+        at += 1
+        if code == 0x06:
+            return value
+        if code == 0x20:
+            held = struct.unpack_from("=I", data, value)[0]
+            continue
+        holds = {0x15: held == value, 0x35: held >= value, 0x45: bool(held & value)}[code]
+        at += then if holds else otherwise
+
+
+def refused(number: int) -> int:
+    return 0x00050000 | number
+
+
+@pytest.mark.parametrize(
+    ("machine", "call", "arguments", "expected"),
+    [
+        (X86, 0, (), ALLOW),  # read
+        (X86, 59, (), ALLOW),  # execve
+        (X86, 101, (), refused(errno.EPERM)),  # ptrace
+        (X86, 165, (), refused(errno.EPERM)),  # mount
+        (X86, 272, (0x10000000,), refused(errno.EPERM)),  # unshare
+        (X86, 425, (), refused(errno.EPERM)),  # io_uring_setup
+        (X86, 435, (), refused(errno.ENOSYS)),  # clone3
+        (X86, 56, (0x01200011,), ALLOW),  # clone, as fork does
+        (X86, 56, (0x003D0F00,), ALLOW),  # clone, as a thread does
+        (X86, 56, (0x10000011,), refused(errno.EPERM)),  # clone into a user namespace
+        (X86, 56, (0x40000011,), refused(errno.EPERM)),  # clone into a network namespace
+        (X86, 41, (1, 1), ALLOW),  # socket UNIX
+        (X86, 41, (10, 1), ALLOW),  # socket INET6
+        (X86, 41, (40, 1), refused(errno.EAFNOSUPPORT)),  # socket VSOCK
+        (X86, 41, (16, 3), refused(errno.EAFNOSUPPORT)),  # socket NETLINK
+        (X86, 53, (1, 1), ALLOW),  # socketpair UNIX
+        (X86, 16, (0, 0x5412), refused(errno.EPERM)),  # TIOCSTI
+        (X86, 16, (0, 0x541C), refused(errno.EPERM)),  # TIOCLINUX
+        (X86, 16, (0, 0x5401), ALLOW),  # TCGETS
+        (X86, 0x40000000 | 101, (), refused(errno.ENOSYS)),  # x32
+        (ARM, 63, (), ALLOW),  # read
+        (ARM, 117, (), refused(errno.EPERM)),  # ptrace
+        (ARM, 198, (40, 1), refused(errno.EAFNOSUPPORT)),
+        (ARM, 220, (0x00020011,), refused(errno.EPERM)),  # clone into a mount namespace
+        (ARM, 172, (), ALLOW),  # getpid; the number of iopl elsewhere
+    ],
+)
+def test_each_call_gets_its_answer(machine, call, arguments, expected):
+    assert verdict(*machine, call, *arguments) == expected
+
+
+def test_calls_of_another_architecture_kill():
+    assert verdict("x86_64", 0x40000003, 11) == KILL  # 32-bit execve
+
+
+def test_an_unknown_architecture_has_no_filter():
+    assert program("riscv64") is None
