@@ -55,8 +55,10 @@ def validate(kind: type[ConfigT], tree: Any, origin: str = "") -> ConfigT:
 
 
 def _explain(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"]) or "(whole)"
+    path = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
+    if not path:  # a rule over several fields; its message names them
+        return message
     value = repr(item.get("input"))
     return f"{path}={value if len(value) <= 80 else value[:77] + '...'}: {message}"
 

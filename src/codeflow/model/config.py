@@ -96,7 +96,7 @@ class ModelConfig(Config):
             )
 
 
-_PRESETS = {
+PRESETS = {
     "7b": ModelConfig(num_hidden_layers=14),
     "14b": ModelConfig(num_hidden_layers=28),
     "40b": ModelConfig(num_hidden_layers=80),
@@ -106,6 +106,6 @@ _PRESETS = {
 
 def preset(name: str) -> ModelConfig:
     """Return a published shape: 7b, 14b, 40b or loop_40b. Raises UserError for another name."""
-    if name not in _PRESETS:
-        raise UserError(f"no model preset '{name}'{suggest(name, _PRESETS)}")
-    return _PRESETS[name]
+    if name not in PRESETS:
+        raise UserError(f"no model preset '{name}'{suggest(name, PRESETS)}")
+    return PRESETS[name]
