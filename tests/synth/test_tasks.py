@@ -140,3 +140,12 @@ def test_without_a_sandbox_the_stage_stops_and_names_bubblewrap(monkeypatch, tmp
 def test_bad_weights_are_refused(fields: dict[str, Any]):
     with pytest.raises(ValidationError, match="weights"):
         TasksConfig(**fields)
+
+
+def test_one_visible_example_leaves_as_many_hidden_tests():
+    config = CONFIG.model_copy(update={"n_visible": 1, "n_sft": 14, "n_rl": 0, "n_dev": 0, "n_heldout": 14})
+    for task in (task for family in FAMILIES for found in make_tasks(config, family).values() for task in found):
+        data = json.loads(task.data)
+        assert len(data["visible"]["inputs"]) == 1
+        assert task.prompt.count("==") == 1
+        assert len(data["inputs"]) == len(data["expected"]) == 20

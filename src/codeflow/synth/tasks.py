@@ -1,6 +1,6 @@
 """Stage `tasks`: micro-tasks with hidden tests, each proved by its gold answer (Code-Flow §7: 20 tests per problem).
 
-A task asks for one small function: one to three primitives of a family in a row (its level), with two visible examples.
+A task asks for one small function: one to three primitives of a family in a row (its level), with visible examples.
 Expected values come from the oracles, never from the gold answer. Hidden tests never repeat a visible input, have
 several outcomes, and tell the composition from each shorter one, so constants, tables of the visible examples and
 half-solutions fail at least one test.
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 BENCHMARK, VERIFIER, ORIGIN = "micro_tasks", "python_calls", "codeflow"
 SPLITS = ("heldout", "dev", "sft", "rl")  # in the order in which prompts are taken
-N_VISIBLE = 2
 _ATTEMPTS = 200
 _LEAST_OUTCOMES = 2
 _LARGEST_SHARE = 0.8  # of hidden tests with the same outcome
@@ -53,6 +52,7 @@ class TasksConfig(Config):
     n_dev: int = Field(default=150, ge=0)
     n_heldout: int = Field(default=300, ge=0)
     n_hidden: int = Field(default=20, ge=4, le=20)
+    n_visible: int = Field(default=2, ge=1, le=2)  # examples in the prompt; two have different outcomes
     level_weights: tuple[float, float, float] = (0.3, 0.5, 0.2)  # levels 1, 2, 3 of sft and rl
     heldout_level_weights: tuple[float, float, float] = (0.0, 0.8, 0.2)  # of dev and heldout; singles are trained on
     batch_tasks: int = Field(default=250, ge=1)  # proved per start of the sandbox
@@ -169,7 +169,7 @@ def _new_task(config: TasksConfig, family: Family, split: str, number: int, take
     for _ in range(_ATTEMPTS if choices else 0):
         composition = source.choice(choices)
         steps = with_parameters([family[name] for name in composition], source)
-        tests = _tests(family, steps, config.n_hidden, source)
+        tests = _tests(family, steps, (config.n_visible, config.n_hidden), source)
         if tests:
             task = _write(family, steps, tests, split, number, source)
             if task.prompt not in taken:
@@ -178,18 +178,22 @@ def _new_task(config: TasksConfig, family: Family, split: str, number: int, take
 
 
 def _tests(
-    family: Family, steps: Sequence[Step], n_hidden: int, source: random.Random
+    family: Family, steps: Sequence[Step], sizes: tuple[int, int], source: random.Random
 ) -> tuple[list[Any], list[Any]] | None:
-    """Return visible and hidden inputs, or None when they cannot tell this composition from a simpler one."""
+    """Return visible and hidden inputs, or None when they cannot tell this composition from a simpler one.
+
+    `sizes` says how many of each.
+    """
     from codeflow.synth.compositions import outcome, shortcuts, value_text
 
+    n_visible, n_hidden = sizes
     inputs: dict[str, Any] = {}
     for _ in range(5 * n_hidden):
         value = family.draw(source)
         inputs.setdefault(value_text(value), value)
-        if len(inputs) == N_VISIBLE + n_hidden:
+        if len(inputs) == n_visible + n_hidden:
             break
-    if len(inputs) < N_VISIBLE + n_hidden:
+    if len(inputs) < n_visible + n_hidden:
         return None
     values = list(inputs.values())
     whole = [outcome(steps, value) for value in values]
@@ -197,14 +201,15 @@ def _tests(
     second = next((i for i, text in enumerate(whole) if text != first), None)
     if second is None:
         return None
-    hidden = [i for i in range(1, len(values)) if i != second]
+    visible = [0, second][:n_visible]
+    hidden = [i for i in range(len(values)) if i not in visible]
     common = Counter(whole[i] for i in hidden).most_common()
     if len(common) < _LEAST_OUTCOMES or common[0][1] > _LARGEST_SHARE * len(hidden):
         return None
     for shorter in shortcuts(steps):
         if all(outcome(shorter, values[i]) == whole[i] for i in hidden):
             return None
-    return [values[0], values[second]], [values[i] for i in hidden]
+    return [values[i] for i in visible], [values[i] for i in hidden]
 
 
 def _write(
