@@ -81,3 +81,20 @@ def test_one_update_is_what_the_formulae_say(golden: ModuleType) -> None:
     moved = masters[name].detach() - before[name]
     direction = orthogonalise(gradients[name][None], 5, torch.float32)[0]
     torch.testing.assert_close(moved, -0.05 * 3**0.5 * direction, rtol=1e-3, atol=1e-5)
+
+
+def test_momentum_follows_the_running_mean_of_the_gradients() -> None:
+    names = ("layers.0.self_attn.q_proj.weight", "norm.weight")
+    masters = {name: torch.nn.Parameter(torch.ones(4, 4) if "proj" in name else torch.ones(4)) for name in names}
+    config = OptimizerConfig(matrices="sgd", others="sgd", sgd_learning_rate=0.5, sgd_momentum=0.75)
+    optimizer = Optimizer(masters, config, torch.float32)
+    assert set(optimizer.tensors()) == {f"sgd.mean.{name}" for name in names}
+    mean, value = 0.0, 1.0
+    for gradient in (1.0, -2.0, 0.5):
+        for master in masters.values():
+            master.grad = torch.full_like(master, gradient)
+        optimizer.step(factor=0.5, gradient_factor=1.0)
+        mean += 0.25 * (gradient - mean)
+        value -= 0.25 * mean
+        for master in masters.values():
+            torch.testing.assert_close(master.detach(), torch.full_like(master, value))

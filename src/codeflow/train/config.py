@@ -33,9 +33,14 @@ class ScheduleConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """Muon (or AdamW) for the matrices inside the layers, AdamW for embeddings, output head, norms and gates."""
+    """Muon for the matrices inside the layers, AdamW for embeddings, output head, norms and gates; or others.
 
-    matrices: Literal["muon", "adamw"] = "muon"  # AdamW is cheaper where a step has few tokens for the model's size
+    AdamW for matrices is cheaper where a step has few tokens for the model's size. `sgd` (momentum, no scaling) is for
+    gradients that are mostly noise, as a policy gradient of few rollouts is: the others scale the noise up.
+    """
+
+    matrices: Literal["muon", "adamw", "sgd"] = "muon"
+    others: Literal["adamw", "sgd"] = "adamw"
     muon_learning_rate: float = Field(default=0.02, ge=0)
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     muon_iterations: int = Field(default=5, ge=1)
@@ -45,6 +50,8 @@ class OptimizerConfig(Config):
     adamw_beta2: float = Field(default=0.95, ge=0, lt=1)
     adamw_epsilon: float = Field(default=1e-8, gt=0)
     adamw_weight_decay: float = Field(default=0.0, ge=0)  # norms and gates never decay
+    sgd_learning_rate: float = Field(default=0.3, ge=0)
+    sgd_momentum: float = Field(default=0.9, ge=0, lt=1)  # of a running mean, so it does not change the step's size
     clip_norm: float = Field(default=1.0, gt=0)  # the gradient's norm is cut to this
 
 

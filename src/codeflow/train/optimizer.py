@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the layers, fused AdamW for everything else; fp32 masters, state by parameter name.
+"""Muon for the matrices inside the layers, fused AdamW for everything else, or plain momentum; state by parameter name.
 
 Muon (Jordan et al. 2024): the Nesterov momentum of a matrix is replaced by the nearest semi-orthogonal one, found by a
 quintic Newton-Schulz iteration whose coefficients trade exactness (singular values end within about 0.7 .. 1.2) for
@@ -68,34 +68,36 @@ class Muon:
         return gradient.lerp(momentum, self._config.muon_momentum)
 
 
+class Momentum:
+    """Stochastic gradient descent along a running mean of the gradients."""
+
+    def __init__(self, masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> None:
+        self._masters, self._config = dict(masters), config
+        self.means = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Update all masters from their gradients with the learning rate times `factor`."""
+        for name, master in self._masters.items():
+            assert master.grad is not None, f"{name} has no gradient"
+            mean = self.means[name].lerp_(master.grad, 1 - self._config.sgd_momentum)
+            master.add_(mean, alpha=-self._config.sgd_learning_rate * factor)
+
+
 class Optimizer:
-    """Both optimizers over one set of named masters."""
+    """The optimizers of one set of named masters; each master belongs to one of them."""
 
     def __init__(self, masters: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype) -> None:
         """`dtype` is the precision of Muon's iteration; masters and state stay in fp32."""
         self._masters, self._config = dict(masters), config
         self.updates = 0
-        muon = config.matrices == "muon"
-        matrices = {name: master for name, master in masters.items() if muon and is_matrix(name, master)}
-        self._muon = Muon(matrices, config, dtype)
-        others = {name: master for name, master in masters.items() if name not in matrices}
-        decaying = [master for name, master in others.items() if _decays(name, master)]
-        fixed = [master for name, master in others.items() if not _decays(name, master)]
-        groups = [(decaying, config.adamw_weight_decay), (fixed, 0.0)]
-        self._adamw = torch.optim.AdamW(
-            [{"params": members, "weight_decay": decay} for members, decay in groups if members],
-            lr=config.adamw_learning_rate,
-            betas=(config.adamw_beta1, config.adamw_beta2),
-            eps=config.adamw_epsilon,
-            fused=True,
-        )
-        self._others = others
-        for master in others.values():  # made here and not in the first step, so that a checkpoint can be read into it
-            self._adamw.state[master] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
+        owned: dict[str, dict[str, nn.Parameter]] = {"muon": {}, "adamw": {}, "sgd": {}}
+        for name, master in masters.items():
+            owned[config.matrices if is_matrix(name, master) else config.others][name] = master
+        self._muon = Muon(owned["muon"], config, dtype)
+        self._momentum = Momentum(owned["sgd"], config)
+        self._adamw_masters = owned["adamw"]
+        self._adamw = _adamw(owned["adamw"], config) if owned["adamw"] else None
 
     def gradients(self) -> list[Tensor]:
         """Return the masters' gradients."""
@@ -107,9 +109,11 @@ class Optimizer:
             for gradient in self.gradients():
                 gradient.mul_(gradient_factor)
         self._muon.step(factor)
-        for group in self._adamw.param_groups:
-            group["lr"] = self._config.adamw_learning_rate * factor
-        self._adamw.step()
+        self._momentum.step(factor)
+        if self._adamw:
+            for group in self._adamw.param_groups:
+                group["lr"] = self._config.adamw_learning_rate * factor
+            self._adamw.step()
         self.updates += 1
 
     def clear_gradients(self) -> None:
@@ -120,7 +124,9 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name, to be saved or read into; `updates` is not in it."""
         state = {f"muon.momentum.{name}": momentum for name, momentum in self._muon.momenta.items()}
-        for name, master in self._others.items():
+        state |= {f"sgd.mean.{name}": mean for name, mean in self._momentum.means.items()}
+        for name, master in self._adamw_masters.items():
+            assert self._adamw is not None
             state[f"adamw.average.{name}"] = self._adamw.state[master]["exp_avg"]
             state[f"adamw.square.{name}"] = self._adamw.state[master]["exp_avg_sq"]
         return state
@@ -128,8 +134,32 @@ class Optimizer:
     def resume(self, updates: int) -> None:
         """Set the number of updates done, after `tensors` have been read into."""
         self.updates = updates
-        for state in self._adamw.state.values():
+        for state in self._adamw.state.values() if self._adamw else ():
             state["step"].fill_(float(updates))
+
+
+def _adamw(masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW with its state made, and not in the first step, so that a checkpoint can be read into it."""
+    decaying = [master for name, master in masters.items() if _decays(name, master)]
+    fixed = [master for name, master in masters.items() if not _decays(name, master)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": members, "weight_decay": decay}
+            for members, decay in ((decaying, config.adamw_weight_decay), (fixed, 0.0))
+            if members
+        ],
+        lr=config.adamw_learning_rate,
+        betas=(config.adamw_beta1, config.adamw_beta2),
+        eps=config.adamw_epsilon,
+        fused=True,
+    )
+    for master in masters.values():
+        optimizer.state[master] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(master),
+            "exp_avg_sq": torch.zeros_like(master),
+        }
+    return optimizer
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
