@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,21 @@ def world(tmp_path_factory) -> dict[str, Path]:
         )
         save(LoopCoder(config, seed=seed), folder / name / "model")
     return {name: folder / name for name in ("documents", "tokenizer", "first", "second")}
+
+
+@pytest.fixture
+def official() -> Path:
+    """Return the folder of benchmark files and verdicts of official scorers; skip where there is none."""
+    folder = Path(os.environ.get("CODEFLOW_BENCHMARKS") or "/nowhere")
+    if not folder.is_dir():
+        pytest.skip("CODEFLOW_BENCHMARKS is not set: no verdicts of official scorers to compare with")
+    return folder
+
+
+@pytest.fixture
+def sandbox() -> None:
+    """Skip where nothing can be run."""
+    from codeflow.sandbox.local import probe
+
+    if probe().problem:
+        pytest.skip(probe().problem)

@@ -72,9 +72,9 @@ def test_environment_names_the_folder(tmp_path, monkeypatch):
 def test_broken_file_is_one_clear_line(tmp_path):
     folder = _write_benchmarks(tmp_path / "benchmarks")
     (folder / "humaneval/HumanEval.jsonl.gz").write_bytes(b"not gzip")
-    with pytest.raises(UserError, match="not the official HumanEval file"):
+    with pytest.raises(UserError, match="get the official file of HumanEval"):
         _make(tmp_path / "out", PromptsConfig(benchmarks=str(folder)))
     with gzip.open(folder / "humaneval/HumanEval.jsonl.gz", "wt") as file:
         file.write('{"task_id": "x"}\n')
-    with pytest.raises(UserError, match="line 1: no text field 'prompt'"):
+    with pytest.raises(UserError, match="row 1: no field 'prompt'"):
         _make(tmp_path / "out2", PromptsConfig(benchmarks=str(folder)))

@@ -1,4 +1,6 @@
-"""Numbers over tasks: unbiased pass@k, bits per byte, edit similarity, and bootstrap intervals clustered by task."""
+"""Numbers over tasks: unbiased pass@k and pass^k, bits per byte, edit similarity, calibration, and bootstrap intervals
+clustered by task, of one run or of the difference between two.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_BINS = 10  # of confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,16 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if n - c < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
+
+
+def pass_hat_k(n: int, c: int, k: int) -> float:
+    """Return the unbiased estimate of pass^k, the chance that k samples are all right (Yao et al. 2024, tau-bench).
+
+    Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"n={n}, c={c}, k={k}: needs 0 <= c <= n and 1 <= k <= n")
+    return math.comb(c, k) / math.comb(n, k)
 
 
 def ratio(shares: Sequence[Share]) -> float:
@@ -52,6 +66,56 @@ def bootstrap_interval(shares: Sequence[Share], n: int, seed: int, level: float 
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
     return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The difference of two runs' scores on the same tasks. `p_value`: two-sided, by flipping signs of tasks."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def paired_difference(left: Sequence[float], right: Sequence[float], n: int, seed: int) -> Difference:
+    """Return right - left over tasks that both runs have, with a 95 % bootstrap interval over tasks.
+
+    Raises ValueError when there is no task or the lengths differ.
+    """
+    if not left or len(left) != len(right):
+        raise ValueError(f"{len(left)} and {len(right)} tasks: needs the same ones, and at least one")
+    differences = np.array(right, dtype=float) - np.array(left, dtype=float)
+    low, high = bootstrap_interval([Share(float(one), 1.0) for one in differences], n, seed)
+    flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n, len(differences)))
+    beyond = np.abs((flips * differences).mean(axis=1)) >= abs(differences.mean()) - 1e-12
+    return Difference(float(differences.mean()), low, high, float((beyond.sum() + 1) / (n + 1)), len(differences))
+
+
+def calibration_error(
+    confidences: Sequence[float], right: Sequence[bool], clusters: Sequence[str], n_resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return the expected calibration error (Guo et al. 2017; ten bins of equal width) with a 95 % interval.
+
+    Confidences are 0..1; clusters name the task of each answer. Raises ValueError when there is no answer.
+    """
+    if not confidences:
+        raise ValueError("no answer to calibrate on")
+    names = sorted(set(clusters))
+    place = {name: number for number, name in enumerate(names)}
+    gaps, counts = np.zeros((len(names), _BINS)), np.zeros(len(names))
+    for confidence, passed, cluster in zip(confidences, right, clusters, strict=True):
+        gaps[place[cluster], min(int(confidence * _BINS), _BINS - 1)] += confidence - passed
+        counts[place[cluster]] += 1
+
+    def error(weights: np.ndarray) -> np.ndarray:  # (R, clusters) -> (R,)
+        return np.abs(weights @ gaps).sum(axis=1) / (weights @ counts)
+
+    source = np.random.default_rng(seed)
+    drawn = source.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    low, high = np.quantile(error(drawn), [0.025, 0.975])
+    return float(error(np.ones((1, len(names))))[0]), float(low), float(high)
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
