@@ -38,6 +38,7 @@ class HumanEvalRow:
 
 
 def load(path: Path) -> list[HumanEvalRow]:
+    """Read the official file. Raises UserError naming the row when it is not in the official format."""
     rows = read_rows(path, dict.fromkeys(_FIELDS, str), "HumanEval")
     return [HumanEvalRow(**{field: row[field] for field in _FIELDS}) for row in rows]
 
