@@ -1,6 +1,7 @@
 """The command line: `run` a recipe, `show` an artifact, or make a single artifact with one of the stage verbs.
 
-Exit codes: 0 done, 2 bad input (one line says what to change), 3 the surroundings failed, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a check failed, 2 bad input (one line says what to change), 3 the surroundings failed, 130 stopped
+by Ctrl-C.
 """
 
 import errno
@@ -194,6 +195,28 @@ def convert(
     fields = {"dtype": dtype, "dense_type": dense_type, "shard_bytes": round(shard_gb * 1e9)}
     shape = convert_folder(source, target, validate(ExportSettings, fields))
     say(f"wrote {target}: {shape.num_hidden_layers} layers, loop_num={shape.loop_num}, {dtype}")
+
+
+@app.command()
+def doctor(
+    backend: Annotated[
+        str, typer.Option(help="The sandbox back end to examine; the one chosen here if not given.")
+    ] = "",
+) -> None:
+    """Attack the sandbox of this machine with hostile programs and cheating answers, and print what became of each.
+
+    Ends with exit code 0 when all were contained, 1 when one was not, 3 when no sandbox works here.
+
+    Examples:
+
+        codeflow doctor
+
+        codeflow doctor --backend bubblewrap
+    """
+    from codeflow.solve.doctor import examine
+
+    if not examine(backend, print):
+        raise typer.Exit(1)
 
 
 def _add(verb: Verb) -> None:

@@ -9,33 +9,52 @@ from pathlib import Path
 import pytest
 
 import codeflow
-from codeflow.sandbox.attacks import ATTACKS, run_attacks
-from codeflow.sandbox.local import open_sandbox, probe
+from codeflow.sandbox.attacks import ATTACKS
+from codeflow.sandbox.containment import Outcome, run_attacks, table
+from codeflow.sandbox.local import BACKENDS, open_sandbox, probe
 from codeflow.sandbox.policy import Limits
 from codeflow.sandbox.result import Result, Status
 
-_SLOW = ("endless loop", "loop that ignores signals", "sleep")  # they run into the wall limit
+_ON_TIME = ("endless loop", "loop that ignores signals", "sleep")  # they run into the wall limit
+_SLOW = (*_ON_TIME, "kill the parents", "memory bomb", "files without end")
 _needs_sandbox = pytest.mark.skipif(not probe().backend, reason=probe().problem or "a sandbox works")
 
 
-@_needs_sandbox
-def test_quick_attacks_are_contained():
-    names = tuple(attack.name for attack in ATTACKS if attack.name not in _SLOW[1:])
-    outcomes = asyncio.run(run_attacks(open_sandbox, names))
-    assert len(outcomes) == len(ATTACKS) - 2
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    if not probe(request.param).backend:
+        pytest.skip(probe(request.param).problem)
+    return request.param
+
+
+def test_there_are_enough_attacks_with_names_of_their_own():
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 40
+
+
+def test_quick_attacks_are_contained(backend):
+    names = tuple(attack.name for attack in ATTACKS if attack.name not in _SLOW)
+    outcomes = asyncio.run(run_attacks(lambda: open_sandbox(backend=backend), names))
+    assert len(outcomes) == len(ATTACKS) - len(_SLOW)
     assert [(o.name, o.problem) for o in outcomes if o.problem] == []
 
 
-@_needs_sandbox
 @pytest.mark.slow
-def test_attacks_on_time_are_contained():
-    outcomes = asyncio.run(run_attacks(open_sandbox, _SLOW))
-    assert [(o.name, o.status, o.problem) for o in outcomes] == [(name, Status.TIME, "") for name in _SLOW]
+def test_attacks_on_time_are_contained(backend):
+    outcomes = asyncio.run(run_attacks(lambda: open_sandbox(backend=backend), _SLOW))
+    assert [(o.name, o.problem) for o in outcomes if o.problem] == []
+    assert [o.status for o in outcomes if o.name in _ON_TIME] == [Status.TIME] * len(_ON_TIME)
+
+
+def test_the_table_shows_no_control_characters():
+    lines = list(table([Outcome("a", Status.OK, 0.1, ""), Outcome("b", Status.OK, 0.1, "ESCAPED \x1b[2J")]))
+    assert lines[0].endswith("contained")
+    assert lines[1].endswith("ESCAPED ?[2J")
+    assert lines[2] == "1 of 2 attacks contained"
 
 
 @_needs_sandbox
 @pytest.mark.slow
-def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path):
+def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path, backend):
     """The suite is run by `nobody`, with the system's interpreter, on a copy that nobody can read."""
     runuser, python = shutil.which("runuser"), shutil.which("python3", path="/usr/bin")
     if os.geteuid() != 0 or not runuser or not python:
@@ -51,7 +70,7 @@ def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path):
         if folder.owner() == "root" and folder not in (Path("/"), Path("/tmp")):
             folder.chmod(folder.stat().st_mode | 0o055)
     done = subprocess.run(
-        [runuser, "-u", "nobody", "--", python, "-m", "codeflow.sandbox.attacks"],
+        [runuser, "-u", "nobody", "--", python, "-m", "codeflow.sandbox.containment", backend],
         cwd=tmp_path / "copy",
         capture_output=True,
         text=True,
@@ -60,7 +79,7 @@ def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(ATTACKS)} of {len(ATTACKS)} attacks contained, as user 65534" in done.stdout
+    assert f"{len(ATTACKS)} of {len(ATTACKS)} attacks contained\n{backend}, as user 65534" in done.stdout
 
 
 class _Bare:

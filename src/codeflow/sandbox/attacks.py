@@ -1,30 +1,21 @@
 """Programs that try to get out, to take the machine down or to be left alone; each must be contained.
 
-An attack is a Python program run in a fresh sandbox with small limits. Whether it was contained is judged outside: by
-the status, by what it prints when something worked that must not ("ESCAPED"), and, where it tries to leave something
-behind, by looking at the host. `run_attacks` is the hostile test suite of every back end.
+An attack is a Python program for a fresh sandbox with small limits; it prints ESCAPED when something worked that must
+not. `containment.py` runs and judges them.
 """
 # ruff: noqa: E501  the programs are texts
 
 from __future__ import annotations
 
-import asyncio
-import os
-import secrets
-import socket
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from codeflow.sandbox.policy import MIB, Limits
-from codeflow.sandbox.result import Result, Status
-from codeflow.sandbox.sandbox import Sandbox
+from codeflow.sandbox.result import Status
 
 LIMITS = Limits(
-    wall_seconds=4, cpu_seconds=3, memory_bytes=256 * MIB, processes=8, output_bytes=64 << 10, disk_bytes=16 * MIB
+    wall_seconds=3, cpu_seconds=2, memory_bytes=256 * MIB, processes=8, output_bytes=64 << 10, disk_bytes=16 * MIB
 )
-_PORT, _MARK, _CHECKOUT = "@PORT@", "@MARK@", "@CHECKOUT@"  # filled in when the attack is run
+PORT, MARK, SECRET, CHECKOUT = "@PORT@", "@MARK@", "@SECRET@", "@CHECKOUT@"  # filled in when the attack is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +25,8 @@ class Attack:
     name: str
     program: str
     ends: tuple[Status, ...] = (Status.OK, Status.FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an attack. `problem` is "" when it was contained."""
-
-    name: str
-    status: Status
-    seconds: float
-    problem: str
+    at_least_seconds: float = 0.0  # that the parent must have measured
+    then: str = ""  # a second program, run in the same sandbox, that looks for what the first one left
 
 
 def _tries(*lines: str, imports: str = "os") -> str:
@@ -162,7 +145,11 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         "become root",
         _tries(
-            "os.setuid(0)", "os.setgid(0)", "os.setgroups([0])", "os.setpriority(0, 0, -5)", "os.sethostname('x')"
+            "os.setuid(0)",
+            "os.setgid(0)",
+            "os.setgroups([0])",
+            "os.setpriority(0, 0, os.getpriority(0, 0) - 1)",
+            "os.sethostname('x')",
         ).replace("os.sethostname('x')", "__import__('socket').sethostname('x')"),
     ),
     Attack(
@@ -184,7 +171,7 @@ ATTACKS: tuple[Attack, ...] = (
         "import os\nif os.environ.get('CODEFLOW_SECRET'): print('ESCAPED environment')\n"
         "for pid in os.listdir('/proc'):\n    if not pid.isdigit(): continue\n"
         "    try: data = open('/proc/%s/environ' % pid, 'rb').read()\n    except OSError: continue\n"
-        "    if b'@MARK@' in data: print('ESCAPED environment of', pid)\n"
+        "    if b'@SECRET@' in data: print('ESCAPED environment of', pid)\n"
         "if len([p for p in os.listdir('/proc') if p.isdigit()]) > 8: print('ESCAPED sees processes')",
     ),
     Attack(
@@ -198,79 +185,119 @@ ATTACKS: tuple[Attack, ...] = (
         "    try: open('/proc/%d/mem' % pid, 'r+b').read(1); print('ESCAPED mem', pid)\n    except OSError as e: print(e)\n"
         "if libc.ptrace(16, 1, 0, 0) == 0: print('ESCAPED ptrace')",
     ),
+    Attack(
+        "look into process 1",
+        "import os\nfor name in ('environ', 'maps', 'mem', 'fd', 'root', 'cwd', 'exe', 'auxv', 'stack', 'syscall'):\n"
+        "    path = '/proc/1/' + name\n"
+        "    try:\n        if name == 'fd': found = [os.readlink(path + '/' + number) for number in os.listdir(path)]\n"
+        "        else: found = os.listdir(path) if name in ('root', 'cwd') else open(path, 'rb').read(1)\n"
+        "    except OSError: continue\n    if found: print('ESCAPED', path)",
+    ),
+    Attack(
+        "links out of the folder",
+        "import os\nos.symlink('/', 'top'); os.symlink('/proc/1/root', 'one')\n"
+        "for path in ('top/root', 'top/home', 'top/etc/shadow', 'one/etc', 'top@CHECKOUT@/src'):\n"
+        "    try: found = os.listdir(path) if os.path.isdir(path) else open(path).read()\n"
+        "    except OSError: continue\n    if found and found[0] != '.pyenv': print('ESCAPED', path, found[:3])\n"
+        "try: os.link('/etc/passwd', 'hard'); open('hard', 'a'); print('ESCAPED hard link')\nexcept OSError as e: print(e)",
+    ),
+    Attack(
+        "sockets beyond the network namespace",
+        "import socket\nfor family, kind in ((40, 1), (16, 3), (17, 3), (38, 5), (2, 3), (44, 3), (31, 3)):\n"
+        "    try: socket.socket(family, kind); print('ESCAPED family', family)\n    except OSError as e: print(family, e)",
+    ),
+    Attack(
+        "doors of the kernel",
+        "import ctypes, platform\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "calls = {'bpf': (321, 280), 'io_uring_setup': (425, 425), 'userfaultfd': (323, 282), 'perf_event_open': (298, 241),"
+        " 'keyctl': (250, 219), 'kexec_load': (246, 104), 'init_module': (175, 105), 'open_by_handle_at': (304, 265),"
+        " 'pidfd_getfd': (438, 438), 'process_vm_readv': (310, 270), 'fsopen': (430, 430), 'clone3': (435, 435)}\n"
+        "for name, numbers in calls.items():\n    number = numbers[platform.machine() != 'x86_64']\n"
+        "    result = libc.syscall(number, 0, 0, 0, 0, 0, 0)\n"
+        "    if result >= 0 or ctypes.get_errno() not in (1, 38): print('ESCAPED', name, result, ctypes.get_errno())",
+    ),
+    Attack(
+        "raise the limits",
+        "import resource\nfor name in ('AS', 'NPROC', 'CPU', 'FSIZE', 'NOFILE', 'CORE'):\n"
+        "    number = getattr(resource, 'RLIMIT_' + name)\n"
+        "    try: resource.setrlimit(number, (resource.RLIM_INFINITY,) * 2); print('ESCAPED', name)\n"
+        "    except (OSError, ValueError) as e: print(name, e)",
+    ),
+    Attack(
+        "descriptors without end",
+        "import os\nn = 0\ntry:\n    while n < 5000: os.open('/dev/null', os.O_RDONLY); n += 1\n"
+        "except OSError as e: print(e)\nif n > 1000: print('ESCAPED', n)",
+    ),
+    Attack(
+        "files without end",
+        "n = 0\ntry:\n    while n < 500000: open('/work/%d' % n, 'w').close(); n += 1\nexcept OSError as e: print(e)\n"
+        "if n >= 500000: print('ESCAPED', n)",
+        (Status.OK, Status.TIME, Status.CRASH),
+    ),
+    Attack(
+        "zombies without end",
+        "import os\nn = 0\ntry:\n    while n < 500:\n        if os.fork() == 0: os._exit(0)\n        n += 1\n"
+        "except OSError as e: print(e)\nif n > 20: print('ESCAPED', n)",
+    ),
+    Attack(
+        "output held open",
+        "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\nprint('gone')",
+        (Status.OK,),
+    ),
+    Attack("write to standard input", "import os\nos.write(0, b'x' * 99); print('ESCAPED')", (Status.FAILED,)),
+    Attack(
+        "clocks",
+        _tries(
+            "time.clock_settime(time.CLOCK_REALTIME, 0)", "time.clock_settime(time.CLOCK_MONOTONIC, 0)", imports="time"
+        ),
+    ),
+    Attack(
+        "patched clock",
+        "import time\nwork, start = time.sleep, time.monotonic\ntime.time = time.monotonic = time.perf_counter = lambda: 0.0\n"
+        "work(0.7)",
+        (Status.OK,),
+        at_least_seconds=0.7,
+    ),
+    Attack(
+        "replace a running program",
+        _tries("open('/proc/self/exe', 'r+b')", "open('/proc/1/exe', 'r+b')", "open('/bin/sh', 'r+b')"),
+    ),
+    Attack(
+        "write through a shared mapping",
+        "import mmap, os\nfor path in ('/usr/bin/env', os.__file__):\n    try:\n"
+        "        with open(path, 'rb') as f: mmap.mmap(f.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_WRITE)\n"
+        "        print('ESCAPED', path)\n    except OSError as e: print(e)",
+    ),
+    Attack(
+        "out of memory, somebody else",
+        "for value in ('-1000', '-1'):\n    for pid in ('self', '1'):\n"
+        "        try: open('/proc/%s/oom_score_adj' % pid, 'w').write(value); print('ESCAPED', pid, value)\n"
+        "        except OSError as e: print(e)",
+    ),
+    Attack(
+        "control groups",
+        "import os\nfor top in ('/sys/fs/cgroup', '/sys/kernel', '/sys'):\n    try: found = os.listdir(top)\n"
+        "    except OSError: continue\n    if found: print('ESCAPED', top)",
+    ),
+    Attack(
+        "shared memory for the next one",
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfor folder in ('/work', '/tmp', '/dev/shm'):\n"
+        "    open(folder + '/@MARK@', 'w').write('x')\nlibc.shmget(4242, 4096, 0o1666)\nlibc.msgget(4242, 0o1666)",
+        then="import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "for folder in ('/work', '/tmp', '/dev/shm'):\n    if os.listdir(folder): print('ESCAPED', folder)\n"
+        "if libc.shmget(4242, 4096, 0) >= 0 or libc.msgget(4242, 0) >= 0: print('ESCAPED system V')",
+    ),
+    Attack(
+        "a process for the next one",
+        "import os, socket, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork(): os._exit(0)\n"
+        "    s = socket.socket(socket.AF_UNIX); s.bind('\\0@MARK@'); s.listen(); time.sleep(600)\ntime.sleep(0.2)",
+        then="import os, socket\ns = socket.socket(socket.AF_UNIX)\ntry: s.connect('\\0@MARK@'); print('ESCAPED')\n"
+        "except OSError as e: print(e)\n"
+        "if len([p for p in os.listdir('/proc') if p.isdigit()]) > 6: print('ESCAPED sees processes')",
+    ),
+    Attack(
+        "terminal escapes",
+        "print('\\x1b]0;title\\x07\\x1b[2J\\x1b[1;1H\\x9b31mcontained\\x1b[?1049h')",
+        (Status.OK,),
+    ),
 )
-
-
-async def run_attacks(open_sandbox: Callable[[], Sandbox], names: tuple[str, ...] = ()) -> list[Outcome]:
-    """Run all attacks, or those named, one after another."""
-    chosen = [attack for attack in ATTACKS if not names or attack.name in names]
-    return [await _run(attack, open_sandbox) for attack in chosen]
-
-
-async def _run(attack: Attack, open_sandbox: Callable[[], Sandbox]) -> Outcome:
-    mark = f"cf-{secrets.token_hex(8)}"
-    listener, abstract = socket.socket(), socket.socket(socket.AF_UNIX)
-    old = os.environ.get("CODEFLOW_SECRET")
-    try:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        abstract.bind(f"\0{mark}")
-        abstract.listen()
-        os.environ["CODEFLOW_SECRET"] = mark
-        program = attack.program.replace(_PORT, str(listener.getsockname()[1])).replace(_MARK, mark)
-        program = program.replace(_CHECKOUT, str(Path(__file__).parents[3]))
-        async with open_sandbox() as sandbox:
-            result = await sandbox.exec([*sandbox.python, "-c", program], limits=LIMITS)
-    finally:
-        listener.close()
-        abstract.close()
-        if old is None:
-            del os.environ["CODEFLOW_SECRET"]
-        else:
-            os.environ["CODEFLOW_SECRET"] = old
-    return Outcome(attack.name, result.status, result.wall_seconds, _problem(attack, result, mark))
-
-
-def _problem(attack: Attack, result: Result, mark: str) -> str:
-    said = (result.stdout + result.stderr).decode("utf-8", "replace")
-    if "ESCAPED" in said:
-        return said[said.index("ESCAPED") :].partition("\n")[0][:200]
-    if result.status not in attack.ends:
-        return f"ended as {result.status}, not {' or '.join(attack.ends)}: {result.detail or said[-200:]}"
-    if len(result.stdout) + len(result.stderr) > LIMITS.output_bytes:
-        return "more output than allowed"
-    if result.wall_seconds > LIMITS.wall_seconds + 2:
-        return f"took {result.wall_seconds:.1f} s"
-    left = [pid for pid in _processes() if _command(pid).startswith(mark)]
-    return f"left process {left[0]} behind" if left else ""
-
-
-def _processes() -> list[str]:
-    return [name for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _command(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def main() -> int:
-    """Run the suite against the back end chosen here; print a table; return 1 when something was not contained."""
-    from codeflow.sandbox.local import open_sandbox, probe
-
-    found = probe()
-    if not found.backend:
-        print(found.problem)
-        return 1
-    outcomes = asyncio.run(run_attacks(open_sandbox))
-    for item in outcomes:
-        print(f"{item.name:<34} {item.status:<10} {item.seconds:6.2f} s  {item.problem or 'contained'}")
-    failed = sum(bool(item.problem) for item in outcomes)
-    print(f"{found.backend}: {len(outcomes) - failed} of {len(outcomes)} attacks contained, as user {os.geteuid()}")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -120,6 +120,16 @@ def mounts(host: Host, policy: Policy) -> list[str]:
     return line
 
 
+def proc(host: Host) -> list[str]:
+    """Return the options that make /proc."""
+    return ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
+
+
+def frozen_proc(host: Host) -> list[str]:
+    """Return the options that make /proc read-only: no process may have the kernel spare it when memory runs out."""
+    return ["--remount-ro", "/proc"] if host.mount_proc else []
+
+
 def arguments(host: Host, limits: Limits, policy: Policy, status: int) -> list[str]:
     """Return the command line that isolates; the program's own follows it. `status` takes bubblewrap's JSON objects.
 
@@ -128,7 +138,7 @@ def arguments(host: Host, limits: Limits, policy: Policy, status: int) -> list[s
     line = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--json-status-fd", str(status)]
     line += mounts(host, policy)
-    line += ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
+    line += proc(host)
     for path, share in ((WORK, 2), ("/tmp", 4), ("/dev/shm", 4)):
         size = max(limits.disk_bytes // share, 4096)
         line += ["--perms", "1777", "--size", str(size), "--tmpfs", path]
@@ -151,7 +161,19 @@ def isolated(host: Host, limits: Limits, made: Sequence[str], filter_at: int | N
     else:
         identity, outer = [], [*user, *made, "--cap-drop", "ALL"]
     line = [host.bwrap, *outer, "--remount-ro", "/", "--", *identity]
-    line += [host.bwrap, *user, *nested, "--dev-bind", "/", "/", "--chdir", WORK, "--cap-drop", "ALL"]
+    line += [
+        host.bwrap,
+        *user,
+        *nested,
+        "--dev-bind",
+        "/",
+        "/",
+        *frozen_proc(host),
+        "--chdir",
+        WORK,
+        "--cap-drop",
+        "ALL",
+    ]
     line += ["--seccomp", str(filter_at)] if filter_at is not None else []
     line += ["--die-with-parent", "--"]
     cpu = math.ceil(limits.cpu_seconds)

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import seccomp
-from codeflow.sandbox.bubblewrap import PYTHON_OPTIONS, Host, mounts
+from codeflow.sandbox.bubblewrap import PYTHON_OPTIONS, Host, frozen_proc, mounts, proc
 from codeflow.sandbox.policy import Policy
 
 BACKEND = "fork server"
@@ -75,7 +75,7 @@ def command(host: Host, control: int, uid: int | None, policy: Policy) -> tuple[
     line = [host.bwrap, *mounts(host, policy), "--perms", "0444", "--file", str(passwd), "/etc/passwd"]
     line += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     line += ["--hostname", "sandbox", "--new-session", "--as-pid-1", "--clearenv", "--setenv", "PYTHONHASHSEED", "0"]
-    line += ["--setenv", "LANG", "C.UTF-8", *(["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"])]
+    line += ["--setenv", "LANG", "C.UTF-8", *proc(host), *frozen_proc(host)]
     line += ["--remount-ro", "/dev", "--chdir", "/", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     if uid is None:
         line += ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-add", "CAP_SETPCAP"]

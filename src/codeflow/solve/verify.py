@@ -9,6 +9,8 @@ a descriptor of its own after `check()` returned; an exit code proves nothing. R
 of the process that runs the candidate, so one written against this harness (it walks frames, or reads its own standard
 input) can pass; and objects with a lying `__eq__` pass, as they do by the official rule.
 
+`hidden_tests`: test files for pytest or unittest, in a sandbox of its own (`hidden_tests.py`).
+
 An execution that fails for reasons of the surroundings is tried again, then marked as an infrastructure fault.
 """
 
@@ -28,6 +30,7 @@ from codeflow.sandbox.fork_server import compile_beforehand
 from codeflow.sandbox.policy import Limits
 from codeflow.sandbox.result import Result, Status
 from codeflow.sandbox.sandbox import Sandbox
+from codeflow.solve.hidden_tests import HiddenTests, judge_tests
 from codeflow.solve.plain import canonical, from_tree, to_tree
 
 _DRIVER = Path(__file__).with_name("driver.py").read_text(encoding="utf-8")
@@ -140,9 +143,16 @@ def _starved(result: Result, seconds: float) -> bool:
     return timed_out and result.cpu_seconds < seconds * _STARVED_SHARE
 
 
+async def _hidden_tests(text: str, module: str, sandbox: Sandbox, limits: Limits) -> Checked:
+    data = json.loads(text)
+    suite = HiddenTests(data["runner"], data["tests"], data["n_tests"], data["files"])
+    return Checked(*await judge_tests(suite, {data["path"]: module.encode("utf-8", "replace")}, limits))
+
+
 VERIFIERS: dict[str, Callable[[str, str, Sandbox, Limits], Awaitable[Checked]]] = {
     "python_calls": _python_calls,
     "humaneval": _humaneval,
+    "hidden_tests": _hidden_tests,
 }
 
 

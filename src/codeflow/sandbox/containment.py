@@ -1,0 +1,133 @@
+"""Runs the attacks against a back end and judges, from outside, whether each was contained.
+
+A judgement rests on the status, on what the attack prints when something worked that must not, on the time that the
+parent measured, and on looking for processes left on the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from codeflow.sandbox.attacks import ATTACKS, CHECKOUT, LIMITS, MARK, PORT, SECRET, Attack
+from codeflow.sandbox.local import open_sandbox, probe
+from codeflow.sandbox.result import Result, Status
+from codeflow.sandbox.sandbox import Sandbox
+
+_VARIABLE = "CODEFLOW_SECRET"
+_SLACK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attack. `problem` is "" when it was contained."""
+
+    name: str
+    status: Status
+    seconds: float
+    problem: str
+
+
+async def run_attacks(opened: Callable[[], Sandbox], names: tuple[str, ...] = (), at_once: int = 3) -> list[Outcome]:
+    """Run all attacks, or those named, some at once; outcomes come in the order of the table."""
+    chosen = [attack for attack in ATTACKS if not names or attack.name in names]
+    gate = asyncio.Semaphore(at_once)
+    before, secret = os.environ.get(_VARIABLE), secrets.token_hex(8)
+    os.environ[_VARIABLE] = secret  # what the environments of the host's processes must not tell
+
+    async def one(attack: Attack) -> Outcome:
+        async with gate:
+            return await _run(attack, opened, secret)
+
+    try:
+        return await asyncio.gather(*[one(attack) for attack in chosen])
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
+
+
+async def _run(attack: Attack, opened: Callable[[], Sandbox], secret: str) -> Outcome:
+    mark = f"cf-{secrets.token_hex(8)}"
+    with socket.socket() as listener, socket.socket(socket.AF_UNIX) as abstract:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        abstract.bind(f"\0{mark}")
+        abstract.listen()
+        known = {
+            PORT: str(listener.getsockname()[1]),
+            MARK: mark,
+            SECRET: secret,
+            CHECKOUT: str(Path(__file__).parents[3]),
+        }
+        if attack.then:
+            abstract.close()  # the attack takes the name itself
+        async with opened() as sandbox:
+            result = await sandbox.exec([*sandbox.python, "-c", _filled(attack.program, known)], limits=LIMITS)
+            problem = _problem(attack, result, mark)
+            if attack.then and not problem:
+                after = await sandbox.exec([*sandbox.python, "-c", _filled(attack.then, known)], limits=LIMITS)
+                problem = _problem(Attack(attack.name, attack.then), after, mark)
+    return Outcome(attack.name, result.status, result.wall_seconds, problem)
+
+
+def _filled(program: str, known: dict[str, str]) -> str:
+    for name, value in known.items():
+        program = program.replace(name, value)
+    return program
+
+
+def _problem(attack: Attack, result: Result, mark: str) -> str:
+    said = (result.stdout + result.stderr).decode("utf-8", "replace")
+    if "ESCAPED" in said:
+        return said[said.index("ESCAPED") :].partition("\n")[0][:200]
+    if result.status not in attack.ends:
+        return f"ended as {result.status}, not {' or '.join(attack.ends)}: {result.detail or said[-200:]}"
+    if len(result.stdout) + len(result.stderr) > LIMITS.output_bytes:
+        return "more output than allowed"
+    if not attack.at_least_seconds <= result.wall_seconds <= LIMITS.wall_seconds + _SLACK_SECONDS:
+        return f"took {result.wall_seconds:.1f} s"
+    left = [pid for pid in _processes() if _command(pid).startswith(mark)]
+    return f"left process {left[0]} behind" if left else ""
+
+
+def _processes() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield one line per outcome and a last one that counts. What attacks say is shown without control characters."""
+    for item in outcomes:
+        said = "".join(letter if letter.isprintable() else "?" for letter in item.problem) or "contained"
+        yield f"{item.name:<46} {item.status:<10} {item.seconds:6.2f} s  {said}"
+    n_contained = sum(not item.problem for item in outcomes)
+    yield f"{n_contained} of {len(outcomes)} attacks contained"
+
+
+def main() -> int:
+    """Run the attacks against the back end chosen here; needs nothing but the standard library."""
+    found = probe(sys.argv[1] if len(sys.argv) > 1 else "")
+    if not found.backend:
+        print(found.problem)
+        return 1
+    outcomes = asyncio.run(run_attacks(lambda: open_sandbox(backend=found.backend)))
+    print(*table(outcomes), f"{found.backend}, as user {os.geteuid()}", sep="\n")
+    return 1 if any(item.problem for item in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
