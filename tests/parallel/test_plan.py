@@ -72,9 +72,10 @@ def test_one_rank_holds_what_is_planned(model: ModelConfig, precision: str, matr
     assert found["sent"] == 0
 
 
-def test_activations_of_a_dense_model() -> None:
+@pytest.mark.parametrize("model", [SHAPE, LOOPED], ids=["dense", "looped"])
+def test_activations(model: ModelConfig) -> None:
     """On CPU a norm is several operations that keep a little more than a fused one."""
-    plan = _plan(precision="fp32", checkpoint_blocks=False)
+    plan = _plan(model, precision="fp32", checkpoint_blocks=False)
     assert measured(plan)["activations"] == pytest.approx(activation_bytes(plan), rel=0.15)
 
 

@@ -5,6 +5,9 @@ Legend: B rows, T positions, C hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -13,6 +16,8 @@ from codeflow.kernels.documents import Documents
 from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
 from codeflow.model.config import ModelConfig
 from codeflow.model.rope import Rotation
+
+Tap = Callable[[str, Tensor], Tensor]  # (name within the block, weight) -> the weight to compute with
 
 
 class RMSNorm(nn.Module):
@@ -61,14 +66,38 @@ class Block(nn.Module):
         backend: str,
         global_kv: KeyValue | None = None,
         residual_scale: float = 1.0,
+        tap: Tap | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """Run the layer on x (B, T, C); returns the new x and this loop's keys and values.
 
-        `residual_scale` multiplies what both branches add; 1.0 is the released model.
+        `residual_scale` multiplies what both branches add; 1.0 is the released model. `tap` stands between this run
+        and the weights that all loops share.
         """
+        if tap is not None:
+            with _tapped(self, tap):
+                return self.forward(x, turn, documents, backend, global_kv, residual_scale)
         attended, kv = self.self_attn(
             self.input_layernorm(x), turn, documents, backend, self.gate_projection, global_kv
         )
         x = x + (attended if residual_scale == 1.0 else residual_scale * attended)
         grown = self.mlp(self.post_attention_layernorm(x))
         return x + (grown if residual_scale == 1.0 else residual_scale * grown), kv
+
+
+@contextmanager
+def _tapped(block: Block, tap: Tap) -> Iterator[None]:
+    """Let the block compute with `tap(name, weight)` in place of each shared weight; gates belong to later loops only.
+
+    An attribute of the instance hides the parameter of its name, whatever sharding has put there for this run.
+    """
+    hidden: list[tuple[nn.Module, str]] = []
+    try:
+        for prefix, module in block.named_modules():
+            for leaf, weight in module._parameters.items():
+                if weight is not None and not isinstance(module, GateProjection):
+                    module.__dict__[leaf] = tap(f"{prefix}.{leaf}", weight)
+                    hidden.append((module, leaf))
+        yield
+    finally:
+        for module, leaf in hidden:
+            del module.__dict__[leaf]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,21 @@ from codeflow.core.errors import UserError
 from codeflow.kernels.dispatch import default_backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import KeyValue
-from codeflow.model.block import Block, RMSNorm
+from codeflow.model.block import Block, RMSNorm, Tap
 from codeflow.model.config import ModelConfig
 from codeflow.model.rope import rotation
+
+
+class LoopTap(Protocol):
+    """What stands between the later loops and what they share with the first one; see `train.loop_gradients`."""
+
+    def weight(self, loop: int, name: str, weight: Tensor) -> Tensor:
+        """Return what `loop` (1 = second) computes with in place of the layers' shared `weight` of that name."""
+        ...
+
+    def border(self, loop: int, gradient: Tensor) -> None:
+        """Be told the gradient (B, T, C) of the hidden states that enter `loop`."""
+        ...
 
 
 class LoopCoder(nn.Module):
@@ -29,7 +43,7 @@ class LoopCoder(nn.Module):
 
     `second_pass_scale` (a runtime attribute, not a parameter) multiplies the residual branches of loops >= 2; a
     dense-to-loop fold ramps it from 0, where the model equals its first loop, to 1, the released model.
-    `attention_backend` names the kernels in use.
+    `attention_backend` names the kernels in use. `loop_tap` watches what each later loop sends back in training.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -37,6 +51,7 @@ class LoopCoder(nn.Module):
         self.config = config
         self.second_pass_scale = 1.0
         self.attention_backend = ""  # "" = chosen by device
+        self.loop_tap: LoopTap | None = None
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -104,24 +119,32 @@ class LoopCoder(nn.Module):
         hidden = self.embed_tokens(ids)
         turn = rotation(positions, config.head_dim, config.rope_theta, hidden.dtype)
 
-        def run(block: nn.Module, x: Tensor, kv: KeyValue | None, scale: float) -> tuple[Tensor, KeyValue]:
+        def run(block: nn.Module, x: Tensor, kv: KeyValue | None, scale: float, *tap: Tap) -> tuple[Tensor, KeyValue]:
             if checkpoint_blocks and torch.is_grad_enabled():
-                return checkpoint(block, x, turn, documents, self.backend, kv, scale, use_reentrant=False)
-            return block(x, turn, documents, self.backend, kv, scale)
+                return checkpoint(block, x, turn, documents, self.backend, kv, scale, *tap, use_reentrant=False)
+            return block(x, turn, documents, self.backend, kv, scale, *tap)
 
         first: list[KeyValue] = []
         embedding = hidden
         for loop in range(config.loop_num):
             if loop:
+                if self.loop_tap and hidden.requires_grad:
+                    hidden.register_hook(partial(self.loop_tap.border, loop))
                 hidden = self._enter_loop(hidden, embedding, documents)
             for layer, block in enumerate(self.layers):
                 global_kv, scale = (first[layer], self.second_pass_scale) if loop else (None, 1.0)
-                hidden, kv = run(block, hidden, global_kv, scale)
+                hidden, kv = run(block, hidden, global_kv, scale, *self._taps(loop, layer))
                 if loop == 0:
                     first.append(kv)
                 if keep:
                     keep(loop, layer, kv)
         return self.norm(hidden)
+
+    def _taps(self, loop: int, layer: int) -> tuple[Tap, ...]:
+        tap = self.loop_tap
+        if not loop or tap is None or not torch.is_grad_enabled():
+            return ()
+        return (lambda name, weight: tap.weight(loop, f"layers.{layer}.{name}", weight),)
 
     def _enter_loop(self, hidden: Tensor, embedding: Tensor, documents: Documents | None) -> Tensor:
         """Return what a later loop starts from: the last loop's hidden states (B, T, C), but for research options."""

@@ -72,6 +72,8 @@ class TrainConfig(Config):
     z_loss: float = Field(default=0.0, ge=0)  # weight of logsumexp(logits)**2
     loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time
     second_pass_ramp_steps: int = Field(default=0, ge=0)  # a fresh fold: later loops' branches grow from 0 to 1
+    loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
+    loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step
     checkpoint_blocks: bool = False  # compute blocks again in the backward pass instead of keeping activations
     max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped for a loss that is not finite
     validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on

@@ -10,6 +10,7 @@ import torch
 
 from codeflow.parallel.mesh import World
 from codeflow.parallel.place import Placed, total_norm
+from codeflow.train.loop_gradients import LoopGradients, LoopReport
 from codeflow.train.losses import Objective, TensorBatch
 from codeflow.train.optimizer import Optimizer
 
@@ -22,6 +23,7 @@ class Trainee:
     placed: Placed
     optimizer: Optimizer
     world: World
+    loop_gradients: LoopGradients | None = None  # of a looped model whose loops are watched or bounded
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class StepReport:
     weight: float  # loss weight of the whole batch, over all processes
     grad_norm: float  # before clipping
     skipped: str  # "" or why there was no update
+    loops: LoopReport | None = None
 
 
 def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: float, clip_norm: float) -> StepReport:
@@ -52,6 +55,9 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
         trainee.placed.collect()
         part += loss.item()
     (loss,) = world.sum(part)
+    loops = None
+    if trainee.loop_gradients and trainee.objective.model.loop_tap:
+        loops = trainee.loop_gradients.settle(trainee.placed.masters, world)
     norm = total_norm(optimizer.gradients()).item()
     skipped = ""
     if not math.isfinite(loss):
@@ -62,7 +68,7 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
         optimizer.step(factor, min(1.0, clip_norm / norm) if norm > 0 else 1.0)
         trainee.placed.publish()
     optimizer.clear_gradients()
-    return StepReport(loss, weight, norm, skipped)
+    return StepReport(loss, weight, norm, skipped, loops)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ from codeflow.train.allocator import kept_memory
 from codeflow.train.config import TrainConfig
 from codeflow.train.export import export_model
 from codeflow.train.loop import StepReport, Trainee, held_out_loss, train_step
+from codeflow.train.loop_gradients import LoopGradients
 from codeflow.train.losses import NextToken, Objective, TensorBatch
 from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
 from codeflow.train.optimizer import Optimizer
@@ -140,7 +141,11 @@ class _Phase:
         loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpoint_blocks)
         objective = Objective(model, loss)
         placed = place(model, objective, model.layers, here.mesh, dtype)
-        self.trainee = Trainee(objective, placed, Optimizer(placed.masters, config.optimizer, dtype), here)
+        loops = origin.model.loop_num
+        watched = loops > 1 and (config.loop_norms_every_steps or config.loop_clip_norm)
+        loop_gradients = LoopGradients(loops, config.loop_clip_norm) if watched else None
+        optimizer = Optimizer(placed.masters, config.optimizer, dtype)
+        self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients)
         self.dtype = dtype
         self.progress = self._restore()
 
@@ -187,6 +192,7 @@ class _Phase:
             started = time.perf_counter()
             factor = schedule.factor(config.schedule, step, config.steps)
             self._set_second_pass(step)
+            self._watch_loops(step)
             batches = self._batches(step)
             report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
             seconds = time.perf_counter() - started
@@ -197,6 +203,7 @@ class _Phase:
                 "grad_norm": report.grad_norm,
                 "tokens": progress.tokens,
             }
+            values |= {"loop_gradients": report.loops.values()} if report.loops else {}
             values |= {"skipped": report.skipped} if report.skipped else {}
             values |= self._validation_at(step)
             if monitor:
@@ -222,6 +229,11 @@ class _Phase:
     def _set_second_pass(self, step: int) -> None:
         ramp = self.config.second_pass_ramp_steps
         self.trainee.objective.model.second_pass_scale = min(1.0, step / ramp) if ramp else 1.0
+
+    def _watch_loops(self, step: int) -> None:
+        every = self.config.loop_norms_every_steps
+        due = self.config.loop_clip_norm is not None or (every is not None and step % every == 0)
+        self.trainee.objective.model.loop_tap = self.trainee.loop_gradients if due else None
 
     def _batches(self, step: int) -> list[TensorBatch]:
         batch = TensorBatch.of(self.rows.batch(step - 1, self.here.rank, self.here.n_ranks))
