@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,40 @@ def test_a_rerun_gives_the_same_bytes(real: tuple[Path, Path], tmp_path: Path) -
     assert names
     for name in names:
         assert sha256_file(tmp_path / "again" / name) == sha256_file(folder / "evolution" / name)
+
+
+def test_positions_by_time_follow_the_clock_and_never_fall(tmp_path: Path) -> None:
+    days = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30, 40, 50, 45, 60, 70, 80, 90, 100]  # of author times, one of them early
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    commits = [
+        replace(commit, author_time=(start + timedelta(days=day)).isoformat().replace("+00:00", "Z"))
+        for commit, day in zip(_history(), days, strict=True)
+    ]
+    folder = _artifact(tmp_path / "c", "commits", {"commits-00000.parquet": commits})
+    _run(tmp_path / "order", folder)
+    _run(tmp_path / "time", folder, config=EvolutionConfig(position="time"))
+    parents = {commit.sha: number for number, commit in enumerate(commits)}
+    ticks = [max(days[: number + 1]) / 100 for number in range(len(days))]
+    for name, expected in (("order", [n / 19 for n in range(20)]), ("time", ticks)):
+        found = _triplets(tmp_path / name)
+        assert found
+        for triplet in found:
+            number = parents[triplet.origin.revision.split("..")[0]]
+            assert triplet.position == pytest.approx(expected[number])
+            assert 0.4 <= triplet.position <= 0.8
+    assert {t.id for t in _triplets(tmp_path / "time")} != {t.id for t in _triplets(tmp_path / "order")}
+
+
+def test_statistics_describe_the_triplets(tmp_path: Path) -> None:
+    commits = _artifact(tmp_path / "c", "commits", {"commits-00000.parquet": _history()})
+    metrics = _run(tmp_path / "t", commits).metrics
+    triplets = _triplets(tmp_path / "t")
+    assert sum(metrics["starts_by_tenth"]) == len(triplets)
+    sizes = sorted(len({*triplet.before, *triplet.after}) for triplet in triplets)
+    assert sizes[0] <= metrics["sizes"]["files"]["p50"] <= sizes[-1]
+    assert metrics["sizes"]["patch_lines"]["p10"] >= 3
+    total = sum(triplet.scores["total"] for triplet in triplets) / len(triplets)
+    assert metrics["mean_scores"]["total"] == pytest.approx(total, abs=1e-3)
 
 
 def test_every_candidate_is_counted(tmp_path: Path) -> None:

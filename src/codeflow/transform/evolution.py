@@ -5,7 +5,7 @@ composed patch P is a meaningful development iteration. Every span considered is
 overlap are taken, each choice lowering the novelty and spread of what resembles it. A triplet holds the touched files
 only; `origin.revision` is "start..end", so that the rest of the tree can be read from git.
 
-Not covered: modes of files (all are 100644 in the patch) and the order of commits by time instead of by parent.
+Not covered: modes of files (all are 100644 in the patch; a change of mode alone is no change here).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,10 @@ from pydantic import Field, model_validator
 from codeflow.core.config import Config
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.progress import say
-from codeflow.core.storage import sha256_text
-from codeflow.core.types import Change, Commit, Origin, Triplet
+from codeflow.core.types import Commit, Origin, Triplet
 from codeflow.execute.local import run_shards
-from codeflow.transform import commit_message
+from codeflow.transform.histories import Clock, commits_of, documents_of, holders, life_of
 from codeflow.transform.spans import Candidate, Composition, SpanLimits, SpanTargets, Survey
-
-_ROWS_AT_ONCE = 64  # commits in memory while a shard is read
 
 
 class ScoreWeights(Config):
@@ -55,6 +52,7 @@ class ScoreWeights(Config):
 class EvolutionConfig(Config):
     """How triplets are chosen from histories."""
 
+    position: Clock = "order"  # of a commit in the project's life: its number on the first-parent line, or its time
     start_low: float = Field(default=0.4, ge=0, le=1)  # R_start between these positions of the project's life
     start_high: float = Field(default=0.8, ge=0, le=1)
     limits: SpanLimits = SpanLimits()
@@ -98,23 +96,49 @@ def run(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path) -> Ma
         remarks = ["there are no commits, so there are no triplets"]
     for remark in remarks:
         say(f"  evolution: {remark}")
-    return seal(output, counts, {"triplets_by_repository": found, "remarks": remarks})
+    metrics = {"triplets_by_repository": found, "remarks": remarks, **statistics(output)}
+    return seal(output, counts, metrics)
+
+
+def statistics(folder: Path) -> dict[str, Any]:
+    """Return quantiles of the triplets' sizes, their scores' means, and how many start in each tenth of a life."""
+    import numpy as np
+
+    from codeflow.core.records import read_records, shards
+
+    sizes: dict[str, list[int]] = {"patch_lines": [], "files": [], "commits": [], "patch_characters": []}
+    scores: Counter[str] = Counter()
+    positions = [0] * 10
+    for shard in shards(folder, "triplets"):
+        rows: Iterator[Any] = read_records(
+            shard, Triplet, ["before", "after", "patch", "messages", "position", "scores"]
+        )
+        for row in rows:
+            before, after = dict(row["before"]), dict(row["after"])
+            changed = [line for line in row["patch"].split("\n") if line[:1] in ("+", "-")]
+            sizes["patch_lines"].append(sum(not line.startswith(("+++ ", "--- ")) for line in changed))
+            sizes["files"].append(len({*before, *after}))
+            sizes["commits"].append(len(row["messages"]))
+            sizes["patch_characters"].append(len(row["patch"]))
+            scores.update(dict(row["scores"]))
+            positions[min(int(10 * row["position"]), 9)] += 1
+    n = sum(positions)
+    if not n:
+        return {}
+    shares = (0.1, 0.5, 0.9)
+    quantiles = {
+        name: {f"p{round(100 * q)}": float(np.quantile(values, q)) for q in shares} for name, values in sizes.items()
+    }
+    means = {name: round(total / n, 4) for name, total in sorted(scores.items())}
+    return {"sizes": quantiles, "mean_scores": means, "starts_by_tenth": positions}
 
 
 def _jobs(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path) -> list[EvolutionJob]:
-    import pyarrow.parquet as pq
-
-    from codeflow.core.records import shards
-
-    holders: dict[str, list[Path]] = {}
-    for path in shards(inputs["commits"], "commits"):
-        for name in pq.read_table(path, columns=["repository"])["repository"].unique().to_pylist():
-            holders.setdefault(name, []).append(path)
     described = read_manifest(inputs["commits"]).metrics.get("repositories", {})
     jobs = []
-    for number, (name, paths) in enumerate(sorted(holders.items())):
+    for number, (name, paths) in enumerate(holders(inputs["commits"]).items()):
         source = "synthetic-git" if described.get(name, {}).get("synthetic") else "git"
-        jobs.append(EvolutionJob(f"{number:05d}", output, config, name, source, tuple(paths), inputs.get("documents")))
+        jobs.append(EvolutionJob(f"{number:05d}", output, config, name, source, paths, inputs.get("documents")))
     return jobs
 
 
@@ -128,84 +152,34 @@ def _n_rows(path: Path) -> int:
     return pq.read_metadata(path).num_rows if path.exists() else 0
 
 
-def make_triplets(job: EvolutionJob) -> Counts:
-    """Write the triplets of one repository; return the spans considered and why they were dropped."""
-    from codeflow.core.records import write_records
-
-    held_out, licence = _documents_of(job)
-    limits, targets = job.config.limits, job.config.targets
+def survey(job: EvolutionJob) -> tuple[list[Candidate], Counter[str], str]:
+    """Return the spans that stand, why others were dropped, and the licence of the repository's files."""
+    held_out, licence = documents_of(job.documents, job.repository)
+    life = life_of(job.shards, job.repository)
     starts = (job.config.start_low, job.config.start_high)
-    survey = Survey(limits, targets, starts, held_out, _reverted(job))
+    walk = Survey(job.config.limits, job.config.targets, starts, held_out, life.reverted)
     dropped: Counter[str] = Counter()
     standing: list[Candidate] = []
-    for candidate in survey.candidates(_commits(job)):
+    clock = life if job.config.position == "time" else None
+    for candidate in walk.candidates(commits_of(job.shards, job.repository, clock)):
         if candidate.reason:
             dropped[candidate.reason] += 1
         else:
             standing.append(candidate)
+    return standing, dropped, licence
+
+
+def make_triplets(job: EvolutionJob) -> Counts:
+    """Write the triplets of one repository; return the spans considered and why they were dropped."""
+    from codeflow.core.records import write_records
+
+    standing, dropped, licence = survey(job)
     chosen, refused = choose(standing, job.config)
     n_read = len(standing) + dropped.total()
     dropped.update(refused)
     if chosen:
         write_records(_file_of(job), _build(job, chosen, licence), Triplet)
     return Counts(read=n_read, kept=len(chosen), dropped=dict(sorted(dropped.items())))
-
-
-def _commits(job: EvolutionJob) -> Iterator[Commit]:
-    """Yield the repository's commits, oldest first, a few at a time."""
-    import pyarrow.parquet as pq
-
-    from codeflow.core.records import from_row
-
-    for path in job.shards:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                names = batch.column("repository").to_pylist()
-                for place in (place for place, name in enumerate(names) if name == job.repository):
-                    yield from_row(Commit, batch.slice(place, 1).to_pylist()[0])
-
-
-def _reverted(job: EvolutionJob) -> frozenset[str]:
-    from codeflow.core.records import read_records
-
-    found: set[str] = set()
-    for path in job.shards:
-        rows: Iterator[Any] = read_records(path, Commit, ["repository", "message"])
-        for row in rows:
-            if row["repository"] == job.repository:
-                found.update(commit_message.reverted(row["message"]))
-    return frozenset(found)
-
-
-def _documents_of(job: EvolutionJob) -> tuple[Callable[[Change], bool], str]:
-    """Return a test for changes that touch held-out documents, and the commonest licence of the repository's files."""
-    from codeflow.core.records import read_records, shards
-    from codeflow.core.types import Document
-
-    if job.documents is None:
-        return lambda change: False, ""
-    licences: Counter[str] = Counter()
-    paths: set[str] = set()
-    ids: set[str] = set()
-    for kind in ("documents", "heldout"):
-        for shard in shards(job.documents, kind):
-            rows: Iterator[Any] = read_records(shard, Document, ["id", "origin"])
-            for row in rows:
-                origin = row["origin"]
-                if origin["repository"] == job.repository:
-                    licences[origin["licence"]] += 1
-                    if kind == "heldout":
-                        paths.add(origin["path"])
-                if kind == "heldout":
-                    ids.add(row["id"])
-
-    def is_held_out(change: Change) -> bool:
-        if change.path in paths or change.old_path in paths:
-            return True
-        return any(sha256_text(text) in ids for text in (change.before, change.after) if text)
-
-    del licences[""]
-    return is_held_out, min(licences, key=lambda name: (-licences[name], name)) if licences else ""
 
 
 def choose(standing: Sequence[Candidate], config: EvolutionConfig) -> tuple[list[Candidate], Counter[str]]:
@@ -281,7 +255,7 @@ def _build(job: EvolutionJob, chosen: Sequence[Candidate], licence: str) -> Iter
     """Read the commits again and yield the triplets of the chosen spans, in order of their ends."""
     waiting = sorted(chosen, key=lambda candidate: candidate.first, reverse=True)
     open_spans: list[tuple[Candidate, Composition, list[Commit]]] = []
-    for number, commit in enumerate(_commits(job)):
+    for number, commit in enumerate(commits_of(job.shards, job.repository)):
         while waiting and waiting[-1].first == number:
             open_spans.append((waiting.pop(), Composition(), []))
         for candidate, composition, commits in open_spans:
