@@ -336,6 +336,8 @@ def test_choice_takes_the_best_and_keeps_spans_apart() -> None:
         ("v1.2.3", "release"),
         ("Start version 8.2.0", "release"),
         ("Release the lock before waiting", ""),
+        ("start 8.0", "release"),
+        ("Start 3 workers at once", ""),
     ],
 )
 def test_noise_in_messages(message: str, noise: str) -> None:

@@ -115,6 +115,15 @@ _TABLE = (
         ("commits", "documents"),
     ),
     Verb(
+        "evolution_samples",
+        "samples",
+        "codeflow.transform.evolution_samples:run",
+        "codeflow.transform.evolution_samples:EvolutionSamplesConfig",
+        "Render triplets with relevant files: transitions, flows of commits, snapshots as control.",
+        ("triplets", "commits", "tokenizer"),
+        ("documents",),
+    ),
+    Verb(
         "samples",
         "samples",
         "codeflow.transform.samples:run",

@@ -22,7 +22,7 @@ _BOT = re.compile(
 )
 _RELEASE = re.compile(
     r"^(?:(?:bump|start|set|update|prepare|begin|tag|new)\s+(?:the\s+)?(?:for\s+)?(?:version|release)\b|"
-    r"(?:release|version)\s+(?:version\s+)?v?\d|v?\d+\.\d+(?:\.\d+)?\S*$)",
+    r"(?:release|version)\s+(?:version\s+)?v?\d|(?:start|begin|bump)\s+v?\d+\.\d|v?\d+\.\d+(?:\.\d+)?\S*$)",
     re.I,
 )
 _TRAILER = re.compile(r"^(?:[A-Z][\w-]+-by|Change-Id|Reviewed-on|git-svn-id|Fixes|Closes|Refs?|PR-URL|See|Cc):\s", re.I)

@@ -31,7 +31,7 @@ def make_patch(before: Mapping[str, str], after: Mapping[str, str], renames: Map
     `renames` maps new paths to old ones; an entry counts only where the old path vanishes and the new one appears.
     `apply_patch(before, make_patch(before, after)) == after`, byte for byte, and so with `git apply`.
     """
-    moved = _valid_renames(before, after, renames or {})
+    moved = valid_renames(before, after, renames or {})
     gone = set(moved.values())
     parts: list[str] = []
     for path in sorted({*before, *after} - gone):
@@ -42,7 +42,8 @@ def make_patch(before: Mapping[str, str], after: Mapping[str, str], renames: Map
     return "".join(parts)
 
 
-def _valid_renames(before: Mapping[str, str], after: Mapping[str, str], renames: Mapping[str, str]) -> dict[str, str]:
+def valid_renames(before: Mapping[str, str], after: Mapping[str, str], renames: Mapping[str, str]) -> dict[str, str]:
+    """Return those renames (new path -> old one) where the old path vanishes and the new one appears."""
     valid: dict[str, str] = {}
     for new, old in sorted(renames.items()):
         if old in before and old not in after and new in after and new not in before and old not in valid.values():
