@@ -62,6 +62,18 @@ def test_updates_share_whole_groups():
     assert grpo.divided([], 2) == []
 
 
+def test_equal_rollouts_are_one_member_that_counts():
+    members = [
+        grpo.Member(rollout(task, 0, 4, length=n), reward, reward - 0.5)
+        for task, n, reward in (("a", 3, 1.0), ("a", 2, 0.0), ("a", 3, 1.0), ("b", 3, 1.0), ("a", 3, 1.0))
+    ]
+    found = grpo.distinct(members)
+    assert [(m.rollout.task_id, len(m.rollout.ids), m.count) for m in found] == [("a", 3, 3), ("a", 2, 1), ("b", 3, 1)]
+    every, merged = (grpo.batches(some, row_tokens=32, micro_rows=8) for some in (members, found))
+    for total in (lambda b: b.weights.sum(), lambda b: (b.weights * b.advantages).sum()):
+        assert sum(map(total, every)) == pytest.approx(sum(map(total, merged)))
+
+
 def test_rows_hold_every_sampled_token_once_with_its_advantage():
     members = [grpo.Member(rollout("a", s, 0, length=1 + s % 4), 0, float(s + 1)) for s in range(9)]
     made = grpo.batches(members, row_tokens=16, micro_rows=2)

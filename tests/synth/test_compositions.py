@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
+from itertools import pairwise, permutations, product
 
 import pytest
 
 from codeflow.core.errors import UserError
-from codeflow.synth.compositions import DEV, HELDOUT, TRAIN, compositions, outcome, pairs, shortcuts, table
+from codeflow.synth.compositions import DEV, HELDOUT, RL, TRAIN, compositions, outcome, pairs, shortcuts, table
 from codeflow.synth.families import FAMILIES
 from codeflow.synth.primitive import with_parameters
 
@@ -14,7 +14,7 @@ from codeflow.synth.primitive import with_parameters
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_training_sees_no_held_out_pair_in_any_order_or_depth(family):
     seen = {frozenset(p) for n in (2, 3) for c in compositions(family, TRAIN, n) for p in pairwise(c)}
-    for split, other in ((DEV, HELDOUT), (HELDOUT, DEV)):
+    for split, other in permutations((RL, DEV, HELDOUT), 2):
         own = {frozenset(c) for c in compositions(family, split, 2)}
         assert own
         assert not own & seen
@@ -29,7 +29,7 @@ def test_training_sees_no_held_out_pair_in_any_order_or_depth(family):
 def test_held_out_compositions_are_made_of_trained_primitives(family):
     alone = {c[0] for c in compositions(family, TRAIN, 1)}
     trained = [frozenset(c) for c in compositions(family, TRAIN, 2)]
-    for split, length in ((DEV, 2), (DEV, 3), (HELDOUT, 2), (HELDOUT, 3)):
+    for split, length in product((RL, DEV, HELDOUT), (2, 3)):
         for name in {name for c in compositions(family, split, length) for name in c}:
             assert name in alone
             assert sum(name in pair for pair in trained) >= (2 if length == 2 else 1), (name, split)
@@ -39,7 +39,7 @@ def test_held_out_compositions_are_made_of_trained_primitives(family):
 def test_no_two_splits_share_a_program():
     splits: dict[tuple[str, ...], set[str]] = {}
     for family in FAMILIES:
-        for split in (TRAIN, DEV, HELDOUT):
+        for split in (TRAIN, RL, DEV, HELDOUT):
             for names in compositions(family, split, 2):
                 code = tuple(sorted(family[name].code for name in names))
                 splits.setdefault((family.variable, *code), set()).add(split)
@@ -60,6 +60,6 @@ def test_every_primitive_of_a_pair_has_an_effect():
 def test_table_counts_and_unknown_level():
     rows = table()
     assert set(rows) == {family.name for family in FAMILIES}
-    assert all(row["train/2"] > row["heldout/2"] > 0 and row["dev/2"] > 0 for row in rows.values())
+    assert all(row["train/2"] > row["heldout/2"] > 0 and row["dev/2"] > 0 and row["rl/2"] > 0 for row in rows.values())
     with pytest.raises(UserError, match="1 to 3"):
         compositions(FAMILIES[0], TRAIN, 4)

@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,12 @@ def chosen_tasks(n_tasks: int, per_step: int, seed: int, step: int) -> list[int]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A judged rollout with its reward and its advantage over its group."""
+    """A judged rollout with its reward and its advantage over its group; `count` equal ones may be one member."""
 
     rollout: Rollout
     reward: float
     advantage: float
+    count: int = 1
 
 
 def groups(rollouts: Sequence[Rollout], rewards: Sequence[float | None], divide_by_std: bool) -> list[list[Member]]:
@@ -70,11 +71,24 @@ def divided(found: Sequence[list[Member]], n_updates: int) -> list[list[Member]]
     return [[member for group in found[first:end] for member in group] for first, end in itertools.pairwise(borders)]
 
 
+def distinct(members: Sequence[Member]) -> list[Member]:
+    """Return members with equal rollouts (same task, tokens and reward) as one that counts for all of them.
+
+    The gradient stays the same and needs one pass: a policy that is nearly sure of itself samples much twice.
+    """
+    found: dict[tuple[str, tuple[int, ...], float], Member] = {}
+    for member in members:
+        key = (member.rollout.task_id, member.rollout.ids, member.reward)
+        before = found.get(key)
+        found[key] = replace(before, count=before.count + member.count) if before else member
+    return list(found.values())
+
+
 def batches(members: Sequence[Member], row_tokens: int, micro_rows: int) -> list[Batch]:
     """Pack rollouts into rows, one behind the other, and rows into micro-batches of at most `micro_rows` rows.
 
-    Only sampled tokens carry weight (1 each) and their rollout's advantage. Rows are as long as `row_tokens`, or as the
-    longest rollout where that is longer; the rest of a row is padding without weight.
+    Only sampled tokens carry weight (their member's count) and their rollout's advantage. Rows are as long as
+    `row_tokens`, or as the longest rollout where that is longer; the rest of a row is padding without weight.
     """
     lengths = [len(member.rollout.prompt_ids) + len(member.rollout.ids) for member in members]
     longest = max([row_tokens, *lengths])
@@ -102,7 +116,7 @@ def _batch(rows: Sequence[Sequence[Member]], length: int) -> Batch:
             ids[row, begin:end] = targets[row, begin:end] = sequence
             targets[row, begin : end - 1] = sequence[1:]
             sampled = slice(begin + len(member.rollout.prompt_ids) - 1, end - 1)  # the places that predict them
-            weights[row, sampled], advantages[row, sampled] = 1.0, member.advantage
+            weights[row, sampled], advantages[row, sampled] = member.count, member.advantage
             starts[row, begin:end] = begin
             begin = end
         starts[row, begin:] = begin  # padding is a document of its own

@@ -199,7 +199,7 @@ class _Phase:
         values: dict[str, Any] = {"lr": factor, **grpo.told(found, rolled.rollouts)}
         if not grpo.with_signal(found):  # momentum alone would move the weights
             return {"loss": 0.0, "grad_norm": 0.0, "tokens": self.tokens, "skipped": _NO_SIGNAL, **values}
-        parts = grpo.divided(used, config.updates_per_step)
+        parts = [grpo.distinct(part) for part in grpo.divided(used, config.updates_per_step)]
         updates = [grpo.batches(part, config.row_tokens, config.micro_rows) for part in parts]
         if config.updates_per_step > 1:
             updates = [[self._with_old(batch) for batch in update] for update in updates]

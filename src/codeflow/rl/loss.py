@@ -24,7 +24,10 @@ from codeflow.train.losses import TensorBatch, cross_entropy
 
 @dataclass(frozen=True)
 class PolicyBatch(TensorBatch):
-    """A `Batch` of rollouts as tensors (B, T). Without `old_logprobs` the ratio is 1: the step's only update."""
+    """A `Batch` of rollouts as tensors (B, T); the weight of a sampled token counts equal rollouts.
+
+    Without `old_logprobs` the ratio is 1: the step's only update.
+    """
 
     advantages: Tensor
     old_logprobs: Tensor | None
@@ -95,19 +98,19 @@ class PolicyLoss:
         assert isinstance(batch, PolicyBatch), "make batches with PolicyBatch.of"
         hidden = model(batch.ids, batch.positions, batch.document_starts)
         head, kept = model.lm_head.weight, batch.weights > 0
-        advantages = batch.advantages[kept]
+        advantages, counts = batch.advantages[kept], batch.weights[kept]
         if batch.old_logprobs is None:
             objective, weights, clipped = advantages, advantages, torch.zeros_like(kept[kept])
         else:
             new = token_logprobs(hidden[kept].detach(), head, batch.targets[kept], self.chunk_rows)
             bounds = (self.clip_low, self.clip_high)
             objective, weights, clipped = policy_weights(new, batch.old_logprobs[kept], advantages, bounds)
-        self.tally.n_tokens += len(advantages)
-        self.tally.n_clipped += int(clipped.sum())
+        self.tally.n_tokens += int(counts.sum())
+        self.tally.n_clipped += int(counts[clipped].sum())
         every = torch.zeros(kept.shape, dtype=weights.dtype)
-        every[kept] = weights * scale
+        every[kept] = weights * counts * scale
         carrier = cross_entropy(hidden, head, batch.targets, every, chunk_rows=self.chunk_rows)
-        value = -objective.sum(dtype=torch.float64).to(carrier.dtype) * scale
+        value = -(objective * counts).sum(dtype=torch.float64).to(carrier.dtype) * scale
         return carrier + (value - carrier.detach())  # the value is the loss's, the gradient the cross-entropy's
 
 

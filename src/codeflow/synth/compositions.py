@@ -1,10 +1,11 @@
 """Which compositions of primitives there are, and which split may see them.
 
 The split is a property of the code alone, not of a seed: what is held out of training is so in every run, by every
-stage that makes samples. Unordered pairs of primitives are assigned to `train` (SFT and RL), `dev` (choosing settings)
-or `heldout` (judging). A composition belongs to a split by its neighbouring pairs, so training sees no pair of another
-split in either order, not even inside a longer composition; single primitives belong to training. Every primitive of a
-held-out pair is seen in training alone and in other pairs.
+stage that makes samples. Unordered pairs of primitives are assigned to `train` (solutions are shown: SFT, reasoning),
+`rl` (tasks without a shown solution: what reinforcement learning has to find out itself), `dev` (choosing settings) or
+`heldout` (judging). A composition belongs to a split by its neighbouring pairs, so no split sees a pair of another one
+in either order, not even inside a longer composition, but for pairs of `train`, which all may hold; single primitives
+belong to training. Every primitive of the other pairs is seen in training alone and in other pairs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from codeflow.core.errors import UserError
@@ -22,9 +23,9 @@ from codeflow.solve.plain import canonical, to_tree
 from codeflow.synth.families import FAMILIES
 from codeflow.synth.primitive import Family, Primitive, Step, expected_value, with_parameters
 
-TRAIN, DEV, HELDOUT = "train", "dev", "heldout"
-_DEV_SHARE, _HELDOUT_SHARE = 0.10, 0.15  # of pairs, about
-_SALT = 24  # another one chooses other pairs; with this one no primitive lacks pairs to train on
+TRAIN, RL, DEV, HELDOUT = "train", "rl", "dev", "heldout"
+_SHARES = {DEV: 0.10, HELDOUT: 0.15, RL: 0.15}  # of pairs, about; the rest is for training
+_SALT = 157  # another one chooses other pairs; with this one no primitive lacks pairs to train on
 _N_PROBES = 24
 _LEAST_EFFECT = 0.15  # of probes on which each primitive of a pair must matter
 
@@ -74,7 +75,10 @@ def pair_split(family: Family, pair: Composition) -> str:
     """Return the split of a pair in either order. It hangs on the code, so equal pairs of two families agree."""
     code = sorted(family[name].code for name in pair)
     place = int(sha256_text(f"{_SALT}/{family.variable}/{'/'.join(code)}")[:8], 16) / 2**32
-    return DEV if place < _DEV_SHARE else HELDOUT if place < _DEV_SHARE + _HELDOUT_SHARE else TRAIN
+    for split, end in zip(_SHARES, accumulate(_SHARES.values()), strict=True):
+        if place < end:
+            return split
+    return TRAIN
 
 
 def split_of(family: Family, composition: Composition) -> str:
@@ -116,7 +120,7 @@ def table() -> dict[str, dict[str, int]]:
     return {
         family.name: {
             f"{split}/{length}": len(compositions(family, split, length))
-            for split in (TRAIN, DEV, HELDOUT)
+            for split in (TRAIN, RL, DEV, HELDOUT)
             for length in (1, 2, 3)
         }
         for family in FAMILIES

@@ -5,8 +5,8 @@ Expected values come from the oracles, never from the gold answer. Hidden tests 
 several outcomes, and tell the composition from each shorter one, so constants, tables of the visible examples and
 half-solutions fail at least one test.
 
-Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. SFT and RL share compositions, dev and heldout have their
-own (`compositions.py`); no prompt is there twice.
+Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. Each split has compositions of its own (`compositions.py`),
+so the tasks of reinforcement learning are such that no solution of their kind was shown; no prompt is there twice.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class TasksConfig(Config):
     n_heldout: int = Field(default=300, ge=0)
     n_hidden: int = Field(default=20, ge=4, le=20)
     n_visible: int = Field(default=2, ge=1, le=2)  # examples in the prompt; two have different outcomes
-    level_weights: tuple[float, float, float] = (0.3, 0.5, 0.2)  # levels 1, 2, 3 of sft and rl
-    heldout_level_weights: tuple[float, float, float] = (0.0, 0.8, 0.2)  # of dev and heldout; singles are trained on
+    level_weights: tuple[float, float, float] = (0.3, 0.5, 0.2)  # levels 1, 2, 3 of sft
+    heldout_level_weights: tuple[float, float, float] = (0.0, 0.8, 0.2)  # of the others; singles are for sft
     batch_tasks: int = Field(default=250, ge=1)  # proved per start of the sandbox
     seed: int = 0
 
@@ -65,7 +65,7 @@ class TasksConfig(Config):
             if min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError(f"{name}={weights}: weights must be at least 0 and not all 0")
         if self.heldout_level_weights[0]:
-            raise ValueError("heldout_level_weights[0] must be 0: single primitives are trained on, not held out")
+            raise ValueError("heldout_level_weights[0] must be 0: single primitives are shown with their solutions")
         return self
 
     def size(self, split: str) -> int:
@@ -86,7 +86,7 @@ def run(config: TasksConfig, inputs: Mapping[str, Path], output: Path, workers: 
     """Make and prove the tasks. No inputs. Raises UserError when no sandbox works here.
 
     Metrics: by split the number of tasks by family and level, characters of prompts and solutions, and the
-    compositions that dev and heldout keep for themselves. Dropped: prompts that two families happen to share.
+    compositions that rl, dev and heldout keep for themselves. Dropped: prompts that two families happen to share.
     """
     from codeflow.core.manifest import PROGRESS, Counts, seal
     from codeflow.core.records import read_records, write_records
@@ -163,9 +163,9 @@ def _new_task(config: TasksConfig, family: Family, split: str, number: int, take
     from codeflow.synth.primitive import with_parameters
 
     source = random.Random(f"tasks/{config.seed}/{split}/{number}")
-    held = split in ("dev", "heldout")
-    level = source.choices((1, 2, 3), config.heldout_level_weights if held else config.level_weights)[0]
-    choices = compositions(family, split if held else TRAIN, level)
+    shown = split == "sft"
+    level = source.choices((1, 2, 3), config.level_weights if shown else config.heldout_level_weights)[0]
+    choices = compositions(family, TRAIN if shown else split, level)
     for _ in range(_ATTEMPTS if choices else 0):
         composition = source.choice(choices)
         steps = with_parameters([family[name] for name in composition], source)
@@ -266,9 +266,9 @@ def _measure(tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _held() -> dict[str, Any]:
-    from codeflow.synth.compositions import DEV, HELDOUT, table
+    from codeflow.synth.compositions import DEV, HELDOUT, RL, table
 
-    return {"held_out_pairs": {split: list(_pairs(split)) for split in (DEV, HELDOUT)}, "compositions": table()}
+    return {"held_out_pairs": {split: list(_pairs(split)) for split in (RL, DEV, HELDOUT)}, "compositions": table()}
 
 
 def _pairs(split: str) -> Iterator[str]:
