@@ -15,8 +15,10 @@ from codeflow.core.manifest import Counts, begin, input_record, seal
 from codeflow.core.records import write_records
 from codeflow.core.storage import sha256_text, write_text
 from codeflow.core.types import Document, DroppedDocument, Origin, Score
-from codeflow.report import charts, page
+from codeflow.report import curves
+from codeflow.report.curves import Panel
 from codeflow.report.show import show_artifact
+from tests.report.conftest import make_page
 
 HOSTILE = "<script>alert('x')</script> & \x1b[31mred"
 
@@ -59,13 +61,6 @@ def write_run(folder: Path) -> dict[str, Path]:
     write_records(scores / "scores-00000.parquet", found, Score)
     seal(scores, Counts())
     return {path.name: path for path in (collect, clean, train, scores)}
-
-
-def make_page(folder: Path, inputs: dict[str, Path]) -> tuple[str, str]:
-    output = folder / "report"
-    begin(output, "report", page.ReportConfig(), {}, "5")
-    page.run(page.ReportConfig(), inputs, output)
-    return (output / "index.html").read_text(), (output / "summary.txt").read_text()
 
 
 class Links(HTMLParser):
@@ -114,8 +109,8 @@ def test_report_without_scores_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_charts_are_reproducible() -> None:
-    rows = {"general": [{"tokens": 0, "validation": {"code": 2.0}}, {"tokens": 5, "loss": 1.0}]}
-    assert charts.loss_curves(rows) == charts.loss_curves(rows)
+    panel = Panel("general", {"training": [{"tokens": 0, "validation": {"code": 2.0}}, {"tokens": 5, "loss": 1.0}]})
+    assert curves.losses([panel]) == curves.losses([panel]) != ""
 
 
 def test_show_prints_lineage_counts_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

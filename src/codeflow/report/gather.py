@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import CONFIG, RUN, Manifest, read_manifest
 from codeflow.core.metrics import read_metrics
 from codeflow.core.records import read_records, read_shards, shards
-from codeflow.core.types import Document, DroppedDocument, Score, Triplet
+from codeflow.core.types import Document, DroppedDocument, Rollout, Score, Task, Triplet
 
 METRICS, TIMING = "metrics.jsonl", ".timing.jsonl"
+Artifacts = Mapping[str, "Artifact"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Artifact:
         """What the stage had to say in words."""
         return list(self.manifest.metrics.get("remarks", []))
 
+    @property
+    def start(self) -> str:
+        """The name of the checkpoint that training went on from; "" where there is none."""
+        inputs = self.manifest.inputs
+        record = inputs.get("parent") or inputs.get("checkpoint")
+        return Path(record.path).name if record else ""
+
 
 def read_artifact(name: str, folder: Path) -> Artifact:
     """Read the small files of an artifact."""
@@ -47,22 +56,22 @@ def read_artifact(name: str, folder: Path) -> Artifact:
     return Artifact(name, folder, read_manifest(folder), load(CONFIG), load(RUN))
 
 
-def of_kind(artifacts: Mapping[str, Artifact], kind: str) -> list[Artifact]:
+def of_kind(artifacts: Artifacts, kind: str) -> list[Artifact]:
     """Return the artifacts of a kind, in the chain's order."""
     return [artifact for artifact in artifacts.values() if artifact.manifest.kind == kind]
 
 
-def phases(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+def phases(artifacts: Artifacts) -> list[Artifact]:
     """Return the checkpoints that a training phase made: those trained on a mixture of token sets."""
     return [a for a in of_kind(artifacts, "checkpoint") if "mixture" in a.config and (a.folder / METRICS).exists()]
 
 
-def folds(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+def folds(artifacts: Artifacts) -> list[Artifact]:
     """Return the checkpoints that were made by folding, not by training."""
     return [a for a in of_kind(artifacts, "checkpoint") if "losses" in a.manifest.metrics]
 
 
-def reinforced(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+def reinforced(artifacts: Artifacts) -> list[Artifact]:
     """Return the checkpoints that reinforcement learning made."""
     return [a for a in of_kind(artifacts, "checkpoint") if "reward" in a.config]
 
@@ -113,6 +122,36 @@ def scores(artifact: Artifact) -> list[Score]:
     return list(read_shards(artifact.folder, "scores", Score))
 
 
+def scores_by_stage(artifacts: Artifacts) -> dict[str, list[Score]]:
+    """Return all scores over whole benchmarks by the stage that made the checkpoint, in the chain's order.
+
+    What is no checkpoint (a compressor) keeps its name, and comes last.
+    """
+    found: dict[str, list[Score]] = {name: [] for name in artifacts}
+    for artifact in of_kind(artifacts, "scores"):
+        stage_of = {name: Path(record.path).name for name, record in artifact.manifest.inputs.items()}
+        for score in scores(artifact):
+            if not score.subset:
+                found.setdefault(stage_of.get(score.checkpoint, score.checkpoint), []).append(score)
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def rollouts(artifact: Artifact, last: bool, n_steps: int = 3) -> list[Rollout]:
+    """Return the rollouts of a run's first `n_steps` steps, or of its last ones, the last step first."""
+    files = shards(artifact.folder, "rollouts")
+    files = files[::-1][:n_steps] if last else files[:n_steps]
+    return [record for path in files for record in read_records(path, Rollout)]
+
+
+def tasks(artifact: Artifact, artifacts: Artifacts) -> dict[str, Task]:
+    """Return by id the tasks that a run of reinforcement learning was given."""
+    record = artifact.manifest.inputs.get("tasks")
+    source = artifacts.get(Path(record.path).name) if record else None
+    if source is None:
+        return {}
+    return {task.id: task for task in read_shards(source.folder, f"tasks-{artifact.config['split']}", Task)}
+
+
 def triplets(artifact: Artifact, n: int) -> list[Triplet]:
     """Return the first `n` triplets."""
     found: list[Triplet] = []
@@ -133,7 +172,7 @@ def generations(artifact: Artifact) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def required(artifacts: Mapping[str, Artifact], kind: str) -> Artifact:
+def required(artifacts: Artifacts, kind: str) -> Artifact:
     """Return the last artifact of a kind. Raises UserError when the run has none."""
     found = of_kind(artifacts, kind)
     if not found:
@@ -141,3 +180,29 @@ def required(artifacts: Mapping[str, Artifact], kind: str) -> Artifact:
             f"the report needs a '{kind}' artifact among its inputs; inputs: {', '.join(artifacts) or 'none'}"
         )
     return found[-1]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When stages ran, in seconds during which any stage ran: pauses between runs are left out."""
+
+    seconds: float
+    starts: Mapping[str, float]
+
+
+def busy(artifacts: Artifacts) -> Clock:
+    """Return how long any stage ran: stages run beside each other, so their seconds add up to more.
+
+    Starts are recorded to the second.
+    """
+    ran = [(_started(a), float(a.run["seconds"]), name) for name, a in artifacts.items() if a.run.get("started_at")]
+    total, end, starts = 0.0, float("-inf"), {}
+    for start, seconds, name in sorted(ran):
+        starts[name] = total - max(end - start, 0.0)
+        total += max(start + seconds - max(end, start), 0.0)
+        end = max(end, start + seconds)
+    return Clock(total, starts)
+
+
+def _started(artifact: Artifact) -> float:
+    return datetime.fromisoformat(artifact.run["started_at"]).timestamp()

@@ -30,7 +30,7 @@ def run(config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> Manif
     """Write `index.html` and `summary.txt` from a run's artifacts, given by stage name in the chain's order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from codeflow.report import sections
+    from codeflow.report import overview, reinforcement, scoreboard, sections, training
     from codeflow.report.gather import read_artifact
 
     artifacts = {name: read_artifact(name, folder) for name, folder in inputs.items()}
@@ -39,13 +39,17 @@ def run(config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> Manif
         "environment": environment(),
         "funnel": sections.funnel(artifacts, config),
         "mixture": sections.mixture(artifacts),
-        "training": sections.training(artifacts),
-        "folding": sections.folding(artifacts),
-        "reinforcement": sections.reinforcement(artifacts),
+        "training": training.training(artifacts),
+        "folding": training.folding(artifacts),
+        "headroom": reinforcement.headroom(artifacts),
+        "reinforcement": reinforcement.reinforcement(artifacts),
+        "comparison": scoreboard.comparison(artifacts),
+        "board": scoreboard.board(artifacts),
+        "published": scoreboard.published(),
         "scores": sections.scores(artifacts, config),
         "evolution": sections.evolution(artifacts, config),
-        "stages": sections.stages(artifacts),
-        "summary": (summary := sections.summary(artifacts)),
+        "stages": overview.stages(artifacts),
+        "summary": (summary := overview.summary(artifacts)),
     }
     templates = Environment(
         loader=PackageLoader("codeflow.report", "."),
