@@ -74,3 +74,13 @@ def test_calls_of_another_architecture_kill():
 
 def test_an_unknown_architecture_has_no_filter():
     assert program("riscv64") is None
+
+
+def test_mounting_is_left_to_the_kernel_where_asked():
+    filtered = program("x86_64", mounting=True)
+    plain = program("x86_64")
+    assert filtered is not None
+    assert plain is not None
+    assert len(plain) - len(filtered) == 16  # the two steps on mount(2)
+    namespaces = {step[3] for step in struct.iter_unpack("=HBBI", filtered) if step[0] == 0x45}
+    assert namespaces == {0x7E000080}  # all but the one of mounts

@@ -142,8 +142,9 @@ class Server:
         self.control.setblocking(False)
         config = {
             "uid": self.uid,
-            "filter": seccomp.program(),
+            "filter": seccomp.program(mounting=True),
             "last_capability": _last_capability(),
+            "environment": dict(policy.environment),
             "imports": _IMPORTS,
             "programs": {key(text): text for text in _programs},
         }

@@ -20,9 +20,6 @@ from codeflow.sandbox.fork_server import BACKEND, END_SECONDS, Server, in_memory
 from codeflow.sandbox.launch import Watch
 from codeflow.sandbox.policy import Limits, Policy
 from codeflow.sandbox.result import Result, Status, fault, status_of
-from codeflow.sandbox.sandbox import CHANNEL_VARIABLE
-
-_CHANNEL_NUMBER = "3"
 
 
 class ForkServerSandbox(CarriedFiles):
@@ -66,11 +63,8 @@ class ForkServerSandbox(CarriedFiles):
         return _result(seen, limits)
 
     def _job(self, argv: Sequence[str], stdin: bytes, channel: bool, keep_files: bool) -> dict[str, Any]:
-        environment = dict(self.policy.environment)
-        if channel:
-            environment[CHANNEL_VARIABLE] = _CHANNEL_NUMBER
         job: dict[str, Any] = {
-            "environment": environment,
+            "environment": dict(self.policy.environment),
             "files": list(self._files.items()),
             "stdin": stdin,
             "channel": channel,

@@ -88,6 +88,7 @@ _CLONE3 = 435
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing into the terminal
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
+_NEW_MOUNTS = 0x00020000
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000
 
@@ -105,20 +106,24 @@ def _refusal(number: int) -> bytes:
 
 
 @functools.cache
-def program(machine: str = platform.machine()) -> bytes | None:
-    """Return the filter as an array of `struct sock_filter`, or None for an architecture that it does not know."""
+def program(machine: str = platform.machine(), mounting: bool = False) -> bytes | None:
+    """Return the filter as an array of `struct sock_filter`, or None for an architecture that it does not know.
+
+    With `mounting`, mount(2) and new mount namespaces are left to the kernel's own check of capabilities.
+    """
     if machine not in _AUDIT:
         return None
+    namespaces = _NAMESPACES & ~_NEW_MOUNTS if mounting else _NAMESPACES
     column = ("x86_64", "aarch64").index(machine)
     steps = [_step(_LOAD, _ARCHITECTURE), _step(_EQUAL, _AUDIT[machine], 1), _step(_RETURN, _KILL)]
     steps.append(_step(_LOAD, _NUMBER))
     if machine == "x86_64":
         steps += [_step(_AT_LEAST, _X32, 0, 1), _refusal(errno.ENOSYS)]
     steps += [_step(_EQUAL, _CLONE3, 0, 1), _refusal(errno.ENOSYS)]
-    for numbers in _REFUSED.values():
-        if (number := numbers[column]) is not None:
+    for name, numbers in _REFUSED.items():
+        if (number := numbers[column]) is not None and not (mounting and name == "mount"):
             steps += [_step(_EQUAL, number, 0, 1), _refusal(errno.EPERM)]
-    steps += _unless(_CLONE[column], _ARGUMENT_0, _ANY_BIT, (_NAMESPACES,), errno.EPERM)
+    steps += _unless(_CLONE[column], _ARGUMENT_0, _ANY_BIT, (namespaces,), errno.EPERM)
     steps += _unless(_IOCTL[column], _ARGUMENT_1, _EQUAL, _TERMINAL_INPUT, errno.EPERM)
     for call in (_SOCKET, _SOCKETPAIR):
         steps += _only(call[column], _ARGUMENT_0, _FAMILIES, errno.EAFNOSUPPORT)

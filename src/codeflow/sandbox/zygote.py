@@ -3,8 +3,9 @@
 Never imported by the parent, which speaks to it over a socket (`fork_server.py`). It is process 1 of the bubblewrap's
 pid namespace and never reads a job's body (program, input), so no job finds another's in the memory it is forked from.
 A job is a child in a mount namespace of its own, with fresh temporary file systems, which gives up every capability
-(and root's identity), starts a session, puts itself behind the system-call filter and becomes the program. When it has
-ended, or is to end, the zygote kills all other processes there are and reaps them: a job begins when nobody else lives.
+(and root's identity), starts a session and becomes the program. The system-call filter is the zygote's own already; it
+leaves mount(2) and new mount namespaces to the kernel, which refuses them without capabilities. When a job has ended,
+or is to end, the zygote kills all other processes there are and reaps them: a job begins when nobody else lives.
 
 The candidate can neither look into the zygote (not dumpable, more capabilities) nor kill it (process 1). Jobs share the
 network namespace, which has nothing but loopback, one after the other.
@@ -23,11 +24,13 @@ import select
 import sys
 
 NEW_MOUNTS = 0x00020000
-NOSUID, NODEV = 2, 4
-DUMPABLE, NO_NEW_PRIVS, SECCOMP, READ_BOUNDING, DROP_BOUNDING = 4, 38, 22, 23, 24
+NOSUID, NODEV, BIND = 2, 4, 4096
+DUMPABLE, NO_NEW_PRIVS, SECCOMP, DROP_BOUNDING = 4, 38, 22, 24
 CLONE_NUMBER = {"x86_64": 56, "aarch64": 220}
-FOLDERS = (("/work", 2), ("/tmp", 4), ("/dev/shm", 4))  # and their share of the disk limit
+FOLDERS = ("/work", "/tmp")  # each of half the disk limit; shared memory lies in /tmp
 BEGUN = b"begun"
+CHANNEL, CHANNEL_VARIABLE = 3, "CODEFLOW_CHANNEL"
+NO_CAPABILITY = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3 of capset's arguments
 ORPHANS_MS = 200  # how often children of children that have ended are reaped while a job runs
 
 libc = ctypes.PyDLL(None, use_errno=True)  # holds the interpreter's lock, as a call that forks must
@@ -121,7 +124,7 @@ def become_candidate(limits, descriptors, state, config):
         body, out, err, *rest = descriptors
         job = load(body)
         own_folders(limits["disk_bytes"])
-        give_up(config["uid"], config["bounding"])
+        give_up(config["uid"])
         for path, data in job["files"]:
             put("/work/" + path, data)
         stdin = standard_input(job["stdin"])
@@ -130,7 +133,7 @@ def become_candidate(limits, descriptors, state, config):
         only([stdin, out, err, *rest], state)
         os.setsid()
         os.chdir("/work")
-        restrict(limits, config["filter"])
+        restrict(limits)
     except BaseException as error:
         os.write(state, repr(error).encode("ascii", "replace"))
         os._exit(1)
@@ -141,16 +144,21 @@ def become_candidate(limits, descriptors, state, config):
 
 def load(descriptor):
     """Read marshalled data of the parent's to its end."""
-    with open(descriptor, "rb") as file:
-        return marshal.loads(file.read())
+    size, parts = os.fstat(descriptor).st_size, []
+    while size > 0 and (part := os.read(descriptor, size)):
+        parts.append(part)
+        size -= len(part)
+    os.close(descriptor)
+    return marshal.loads(b"".join(parts))
 
 
 def own_folders(disk_bytes):
     """Mount what a job may write to, limited in bytes and in files."""
-    for folder, share in FOLDERS:
-        size = max(disk_bytes // share, 4096)
-        options = f"size={size},nr_inodes={max(size // 4096, 64) + 16},mode=1777"
-        mount(b"tmpfs", folder, b"tmpfs", NOSUID | NODEV, options.encode())
+    size = max(disk_bytes // len(FOLDERS), 4096)
+    options = f"size={size},nr_inodes={max(size // 4096, 64) + 16},mode=1777".encode()
+    for folder in FOLDERS:
+        mount(b"tmpfs", folder, b"tmpfs", NOSUID | NODEV, options)
+    mount(b"/tmp", "/dev/shm", None, BIND, None)
 
 
 def mount(source, target, kind, flags, options):
@@ -158,18 +166,13 @@ def mount(source, target, kind, flags, options):
     checked(libc.mount(source, target.encode(), kind, flags, options), target)
 
 
-def give_up(uid, bounding):
+def give_up(uid):
     """Give up identity, where it is root's, and every capability for good."""
-    for capability in bounding:
-        checked(libc.prctl(DROP_BOUNDING, capability, 0, 0, 0), "capability")
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    checked(libc.capset(header, data), "capset")
-    checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    os.umask(0o022)
+    checked(libc.capset(*NO_CAPABILITY), "capset")
 
 
 def put(path, data):
@@ -225,26 +228,18 @@ def only(descriptors, state):
     os.closerange(state + 1, 4096)
 
 
-def restrict(limits, filtering):
-    """Set the limits and, last of all, the system-call filter."""
+def restrict(limits):
+    """Set the limits of a job."""
     cpu = limits["cpu_seconds"]
     for name, soft, hard in (
         (resource.RLIMIT_CPU, cpu, cpu + 1),
         (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
         (resource.RLIMIT_NPROC, limits["processes"] + 2, limits["processes"] + 2),
         (resource.RLIMIT_FSIZE, limits["disk_bytes"], limits["disk_bytes"]),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, 256, 256),
     ):
         resource.setrlimit(name, (soft, hard))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     checked(libc.prctl(DUMPABLE, 1, 0, 0, 0), "dumpable")  # nothing here is ours any more, and /proc/self is its own
-    if filtering:
-        steps = (ctypes.c_ushort * 8).from_buffer_copy(b"\0" * 16)  # struct sock_fprog: length, padding, pointer
-        steps[0] = len(filtering) // 8
-        array_of_steps = ctypes.create_string_buffer(filtering, len(filtering))
-        ctypes.c_void_p.from_buffer(steps, 8).value = ctypes.addressof(array_of_steps)
-        checked(libc.prctl(SECCOMP, 2, ctypes.byref(steps), 0, 0), "seccomp")
 
 
 def leave(code):
@@ -274,11 +269,11 @@ def execute(job):
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     name = job["argv"][0]
-    folders = [""] if "/" in name else dict(job["environment"]).get("PATH", "").split(":")
+    folders = [""] if "/" in name else os.environ.get("PATH", "").split(":")
     problem = OSError(2, os.strerror(2))
     for folder in folders:
         try:
-            os.execve(os.path.join(folder, name), job["argv"], dict(job["environment"]))
+            os.execve(os.path.join(folder, name), job["argv"], os.environ)
         except OSError as error:
             problem = error
     os.write(2, b"%s: %s\n" % (os.fsencode(name), problem.strerror.encode()))
@@ -295,17 +290,34 @@ def connect():
 
 
 def prepare(config):
-    """Load what most programs import, once; compile the parent's own programs."""
+    """Load what most programs import, once; compile the parent's own programs; give up what no job is to have."""
     for name in config["imports"]:
         __import__(name)
     texts = {key: compile(text, "<string>", "exec") for key, text in config["programs"].items()}
+    os.environ.clear()
+    os.environ.update(config["environment"])
+    os.umask(0o022)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 256)):
+        resource.setrlimit(name, (most, most))
+    for capability in range(config["last_capability"] + 1):
+        checked(libc.prctl(DROP_BOUNDING, capability, 0, 0, 0), "capability")
     checked(libc.prctl(DUMPABLE, 0, 0, 0, 0), "dumpable")
-    bounding = range(config["last_capability"] + 1)
-    config["bounding"] = [number for number in bounding if libc.prctl(READ_BOUNDING, number, 0, 0, 0) == 1]
+    checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if config["filter"]:
+        filter_calls(config["filter"])
     gc.collect()
     gc.freeze()
     return texts
+
+
+def filter_calls(steps):
+    """Put this process and all that come after it behind a filter of system calls."""
+    program = (ctypes.c_ushort * 8)()  # struct sock_fprog: length, padding, pointer
+    held = ctypes.create_string_buffer(steps, len(steps))
+    program[0] = len(steps) // 8
+    ctypes.c_void_p.from_buffer(program, 8).value = ctypes.addressof(held)
+    checked(libc.prctl(SECCOMP, 2, ctypes.byref(program), 0, 0), "seccomp")
 
 
 def main():
@@ -314,8 +326,11 @@ def main():
     programs = prepare(config)
     control.send(b"ready")
     job = serve(control, config)
-    os.environ.clear()
-    os.environ.update(job["environment"])
+    if job["environment"] != os.environ:
+        os.environ.clear()
+        os.environ.update(job["environment"])
+    if job["channel"]:
+        os.environ[CHANNEL_VARIABLE] = str(CHANNEL)
     if "python" not in job:
         execute(job)
     sys.argv = list(job["python"])
