@@ -1,4 +1,4 @@
-"""Check that transformers reads our exports and gives our numbers: dense ones as Llama, looped ones by our remote code.
+"""Check that transformers reads our exports and gives our numbers: Llama by itself, the others by our remote code.
 
     python scripts/check_transformers.py [requirements.txt | requirements-4.55.txt ...]
 
@@ -23,13 +23,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_oracle_goldens import SHAPES, TOLERANCE, make_ids, make_model, our_logits
 
 from codeflow.model.generate import GenerateSettings, generate
-from codeflow.model.huggingface import load, save
+from codeflow.model.huggingface import ExportSettings, load, save
 from codeflow.model.looped import LoopCoder
 
 PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "transformers"
 N_NEW = 12
 CHANGES = {
     "dense": {"loop_num": 1},
+    "dense_iquestcoder": {"loop_num": 1},
     "dense_tied": {"loop_num": 1, "tie_word_embeddings": True},
     "loop_window_3": {"loop_window_size": 3},
     "loop_window_64": {"loop_window_size": 64},
@@ -53,7 +54,8 @@ def ask_peer(python: Path, folder: Path) -> dict[str, np.ndarray]:
     jobs = {}
     for name, change in CHANGES.items():
         config = SHAPES["grouped"].model_copy(update=change)
-        save(make_model(config), folder / name)
+        kind = "iquestcoder" if name.endswith("iquestcoder") else "llama"
+        save(make_model(config), folder / name, ExportSettings(dense_type=kind))
         jobs[name] = {"folder": str(folder / name), "ids": make_ids(config).tolist(), "new": N_NEW}
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [str(python), str(PEER / "logits.py"), str(folder / "jobs.json"), str(folder / "found.npz")]

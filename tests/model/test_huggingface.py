@@ -97,7 +97,10 @@ def test_config_says_what_the_model_is(tmp_path: Path) -> None:
         save(make_model(SHAPE), tmp_path / kind, ExportSettings(dense_type=kind))
         tree = json.loads((tmp_path / kind / "config.json").read_text())
         assert (tree["model_type"], tree["architectures"]) == (kind, [architecture])
-        assert not {"loop_num", "auto_map"} & tree.keys()
+        assert "loop_num" not in tree
+        carried = {path.stem for path in (tmp_path / kind).glob("*.py")}
+        assert carried == {value.split(".")[0] for value in tree.get("auto_map", {}).values()}
+        assert len(carried) == (2 if kind == "iquestcoder" else 0)
         assert read_config(tmp_path / kind) == SHAPE
 
 

@@ -41,10 +41,13 @@ _ARCHITECTURES = {
     _RESEARCH_TYPE: "CodeFlowResearchForCausalLM",  # of no library
 }
 _REMOTE = Path(__file__).parent / "remote"
-_AUTO_MAP = {
-    "AutoConfig": "configuration_iquestloopcoder.IQuestLoopCoderConfig",
-    "AutoModel": "modeling_iquestloopcoder.IQuestLoopCoderModel",
-    "AutoModelForCausalLM": "modeling_iquestloopcoder.IQuestLoopCoderForCausalLM",
+_AUTO_MAPS = {  # of the types that transformers does not know; the named modules lie in _REMOTE
+    kind: {
+        "AutoConfig": f"configuration_{kind}.{name}Config",
+        "AutoModel": f"modeling_{kind}.{name}Model",
+        "AutoModelForCausalLM": f"modeling_{kind}.{name}ForCausalLM",
+    }
+    for kind, name in (("iquestloopcoder", "IQuestLoopCoder"), ("iquestcoder", "IQuestCoder"))
 }
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -85,7 +88,7 @@ def private_name(name: str) -> str:
 
 
 def save(model: LoopCoder, folder: Path, settings: ExportSettings | None = None) -> None:
-    """Write `model` to `folder` as a Hugging Face directory (plus our remote code if it is looped).
+    """Write `model` to `folder` as a Hugging Face directory (plus our remote code unless it is a `llama`).
 
     Raises UserError when a weight is NaN or infinite, when the folder cannot be written, and for research options
     unless the settings say that they are marked.
@@ -135,7 +138,7 @@ def _write(
     make_folder(folder)
     write_shards(folder, shapes, read, getattr(torch, settings.dtype), settings.shard_bytes)
     if "auto_map" in tree:
-        for source in sorted(_REMOTE.glob("*_iquestloopcoder.py")):
+        for source in sorted(_REMOTE.glob(f"*_{tree['model_type']}.py")):
             write_bytes(folder / source.name, source.read_bytes())
     write_text(folder / GENERATION, json.dumps(_generation_json(settings), indent=2) + "\n")
     write_text(folder / CONFIG, json.dumps(tree, indent=2) + "\n")
@@ -156,8 +159,8 @@ def config_json(config: ModelConfig, settings: ExportSettings) -> dict[str, Any]
         model_type = _RESEARCH_TYPE
         tree["research"] = config.research.model_dump(mode="json")
     tree |= {"architectures": [_ARCHITECTURES[model_type]], "model_type": model_type, "torch_dtype": settings.dtype}
-    if model_type == "iquestloopcoder":
-        tree["auto_map"] = _AUTO_MAP
+    if model_type in _AUTO_MAPS:
+        tree["auto_map"] = _AUTO_MAPS[model_type]
     return tree | {"use_cache": True} | _token_ids(settings)
 
 
