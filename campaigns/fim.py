@@ -107,7 +107,7 @@ def table(rows: dict[str, Row]) -> str:
 
 def main() -> int:
     """Run, print the table, write it where asked; exit code 1 when anything failed."""
-    parser = argparse.ArgumentParser(prog="campaigns fim", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="campaigns fim", description="Split real files at every level")
     parser.add_argument("--folders", type=Path, nargs="*", default=[])
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -54,7 +54,7 @@ def changes(standing: list[Candidate], config: EvolutionConfig) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Score the spans of a real history")
     parser.add_argument("repository")
     parser.add_argument("--n", type=int, default=20)
     arguments = parser.parse_args()

@@ -17,10 +17,10 @@ from codeflow.core.manifest import begin, check_files
 from codeflow.core.records import write_records
 from codeflow.core.types import Sample, Segment
 from codeflow.tokens.batch import DOCUMENT_START, LOSS
-from codeflow.tokens.best_fit import best_fit_rows, cut_documents, fill_rows, multiset_hash
-from codeflow.tokens.pack import PackConfig, place_pieces, run
-from codeflow.tokens.render import render
-from codeflow.tokens.special import FIM_MIDDLE, PAD_ID
+from codeflow.tokens.best_fit import CUT_BIT, best_fit_rows, cut_documents, fill_rows, multiset_hash
+from codeflow.tokens.pack import PackConfig, cut_tokens, place_pieces, run
+from codeflow.tokens.render import render, render_segments
+from codeflow.tokens.special import END_OF_TEXT, FIM_MIDDLE, PAD_ID
 from codeflow.tokens.token_shard import TokenSet, read_index
 from codeflow.tokens.tokenizer import Tokenizer
 
@@ -103,6 +103,34 @@ def test_cuts_come_after_line_breaks_where_one_is_near() -> None:
     assert sizes.tolist() == [5, 8, 2]
     _, sizes = cut_documents(text, np.array([len(text)]), LINE_END, 8, 3)
     assert sizes.tolist() == [8, 7]
+
+
+def test_cuts_come_at_marked_tokens_where_one_is_near_enough() -> None:
+    text = np.array([1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], np.uint32)
+    text[3] |= CUT_BIT
+    for slack, expected in ((5, [3, 8, 4]), (4, [5, 8, 2]), (0, [5, 8, 2])):
+        offsets, sizes = cut_documents(text, np.array([len(text)]), LINE_END, 8, 4, slack)
+        assert sizes.tolist() == expected
+        assert offsets.tolist() == [0, *np.cumsum(sizes)[:-1].tolist()]
+    text[8] |= CUT_BIT  # the first token that does not fit: cutting here costs nothing
+    assert cut_documents(text, np.array([len(text)]), LINE_END, 8, 4, 1)[1].tolist() == [8, 7]
+
+
+@given(st.text("ab é\n日", min_size=1, max_size=60), st.lists(st.integers(1, 59), max_size=5, unique=True))
+def test_cut_tokens_never_split_before_their_point(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
+    points = sorted(cut for cut in cuts if cut < len(text))
+    half = len(text) // 2
+    segments = [
+        {"role": "special", "text": "<|file_sep|>", "train": True},
+        {"role": "text", "text": text[:half], "train": True},
+        {"role": "special", "text": "<|endoftext|>", "train": True},
+        {"role": "text", "text": text[half:], "train": True},
+    ]
+    ids, _ = render_segments(segments, tokenizer)
+    n_bytes = [len(text[:point].encode()) for point in points]
+    before = [int(tokenizer.byte_lengths[ids[:place]].sum()) for place in range(len(ids) + 1)]
+    expected = {min(i for i in range(len(ids) + 1) if before[i] >= n) for n in n_bytes} - {0, len(ids)}
+    assert cut_tokens(ids, segments, points, tokenizer).tolist() == sorted(expected)
 
 
 def test_multiset_hash_sees_changes_and_no_order() -> None:
@@ -203,6 +231,27 @@ def test_an_interrupted_run_goes_on(
 
 def _fail(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_long_samples_are_cut_where_they_say(packed: Packed, tokenizer: Tokenizer) -> None:
+    functions = [f"def area_{n}(width):\n    total = width * {n}\n    return total + {n}\n\n\n" for n in range(40)]
+    text = "".join(functions)
+    cuts = tuple(np.cumsum([len(function) for function in functions])[:-1].tolist())
+    segments = (Segment("text", text), Segment("special", END_OF_TEXT))
+    for points, inside in ((cuts, 0), ((), 1)):
+        sample = Sample("code/0", segments, (), "code", cuts=points)
+        folder, manifest = packed({"code": [[sample]]}, PackConfig(context_tokens=256))
+        rows = TokenSet(folder, "code")
+        ids, flags = rows.rows(np.arange(rows.n_rows))
+        starts = [
+            tokenizer.decode(row[place : place + 1].tolist())
+            for row, flag in zip(ids, flags, strict=True)
+            for place in np.flatnonzero(flag & DOCUMENT_START)
+            if row[place] != PAD_ID
+        ]
+        assert len(starts) == manifest.metrics["sets"]["code"]["n_pieces"] > 3
+        assert sum(start != "def" for start in starts) >= inside
+        assert inside or set(starts) == {"def"}
 
 
 @pytest.mark.parametrize("capacity", [2048, 32768])

@@ -98,6 +98,7 @@ class Sample:
     origins: tuple[Origin, ...]
     phase: str  # the set it belongs to: "general", "code", "fim_function", "evolution", ...
     difficulty: float = 0.0
+    cuts: tuple[int, ...] = ()  # where a long sample is best cut: characters into its text segments, joined; rising
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRAIN_BIT = np.uint32(1 << 31)  # of an encoded token: it is trained on
-_ID_MASK = np.uint32((1 << 31) - 1)
+CUT_BIT = np.uint32(1 << 30)  # of an encoded token: its sample is best cut before it
+_ID_MASK = np.uint32((1 << 30) - 1)
 
 
 @njit(cache=True, nogil=True)
@@ -26,23 +27,29 @@ def cut_documents(
     line_end: NDArray[np.bool_],
     context_tokens: int,
     slack_tokens: int,
+    syntax_slack_tokens: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut documents (lengths, in order in `tokens`) into pieces of at most `context_tokens`.
 
-    A cut comes after the last token with a line break among the last `slack_tokens` that fit, else where the context
-    ends. Returns the offsets and lengths of the pieces; together they are `tokens`.
+    A cut comes before the last token that the sample marked for it, if the piece is then at most `syntax_slack_tokens`
+    short of the context; else after the last token with a line break among the last `slack_tokens` that fit; else
+    where the context ends. Returns the offsets and lengths of the pieces; together they are `tokens`.
     """
-    most = len(lengths) + len(tokens) // max(context_tokens - slack_tokens, 1) + 1
+    most = len(lengths) + len(tokens) // max(context_tokens - max(slack_tokens, syntax_slack_tokens), 1) + 1
     offsets, sizes = np.empty(most, np.int64), np.empty(most, np.int64)
     n, start = 0, 0
     for length in lengths:
         end = start + length
         while end - start > context_tokens:
-            cut = start + context_tokens
-            for place in range(start + context_tokens, start + context_tokens - slack_tokens, -1):
-                if line_end[tokens[place - 1] & _ID_MASK]:
+            limit, cut = start + context_tokens, 0
+            for place in range(limit, limit - syntax_slack_tokens - 1, -1):
+                if place > start and tokens[place] & CUT_BIT:
                     cut = place
                     break
+            for place in range(limit, limit - slack_tokens, -1):
+                if cut == 0 and line_end[tokens[place - 1] & _ID_MASK]:
+                    cut = place
+            cut = cut if cut else limit
             offsets[n], sizes[n] = start, cut - start
             n += 1
             start = cut

@@ -2,7 +2,8 @@
 
 Encoding is sharded over processes, one job per sample file, into `progress/`; packing then works on one group of
 encoded files at a time, so memory is bounded by `group_tokens` whatever the size of the set. A document longer than
-the context becomes several pieces, each a document of its own in its row; a cut comes after a line break where one is
+the context becomes several pieces, each a document of its own in its row. A cut comes at a point that the sample
+carries (syntax boundaries) where one is in the last `syntax_slack` of the context, else after a line break where one is
 among the last `cut_slack_tokens` tokens that fit, else where the context ends. Nothing is lost or repeated: the hash of
 the token multiset is taken when encoding and again from the files written, and the two must agree.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +45,8 @@ class PackConfig(Config):
     """Parameters of the stage."""
 
     context_tokens: int = Field(default=512, ge=2)
-    cut_slack_tokens: int = Field(
-        default=16, ge=0
-    )  # a long document is cut at most this many tokens before the context ends
+    cut_slack_tokens: int = Field(default=16, ge=0)  # a long document is cut at a line at most this much early
+    syntax_slack: float = Field(default=0.25, ge=0, lt=1)  # and at a point of its own at most this share of the context
     group_tokens: int = Field(default=2**25, ge=1)  # encoded files are packed together up to about this many tokens
     sets: tuple[str, ...] = ()  # which sets to pack; empty: all that the samples hold
     seed: int = 0
@@ -136,22 +137,50 @@ def encode(job: EncodeJob) -> Counts:
 
     from codeflow.core.records import read_records
     from codeflow.core.types import Sample
+    from codeflow.tokens.best_fit import CUT_BIT
     from codeflow.tokens.render import render_segments
 
     tokenizer = _tokenizer(job.tokenizer)
     lengths: list[int] = []
     read = 0
     with atomic_path(job.encoded.with_suffix(".tokens")) as path, open(path, "wb") as file:
-        for row in read_records(job.samples, Sample, ["segments"]):
-            ids, train = render_segments(row["segments"], tokenizer)  # type: ignore[index]
+        rows: Iterator[Any] = read_records(job.samples, Sample, ["segments", "cuts"])
+        for row in rows:
+            ids, train = render_segments(row["segments"], tokenizer)
             read += 1
             if len(ids):
-                (ids | (train.astype(np.uint32) << np.uint32(31))).tofile(file)
+                cuts = cut_tokens(ids, row["segments"], row.get("cuts") or (), tokenizer)
+                ids |= train.astype(np.uint32) << np.uint32(31)
+                ids[cuts] |= CUT_BIT
+                ids.tofile(file)
                 lengths.append(len(ids))
     with atomic_path(job.encoded.with_suffix(".lengths")) as path:
         np.array(lengths, np.int64).tofile(path)
     empty = read - len(lengths)
     return Counts(read=read, kept=len(lengths), dropped={"empty": empty} if empty else {})
+
+
+def cut_tokens(
+    ids: NDArray[np.uint32], segments: Sequence[Mapping[str, Any]], cuts: Sequence[int], tokenizer: Tokenizer
+) -> NDArray[np.int64]:
+    """Return the tokens before which a sample is best cut: the first that starts at or behind each point of `cuts`.
+
+    Points are characters into the joined text segments; a token that reaches over a point stays before it.
+    """
+    import numpy as np
+
+    if not len(cuts):
+        return np.empty(0, np.int64)
+    text = "".join(segment["text"] for segment in segments if segment["role"] == "text")
+    places = np.array(cuts, np.int64)
+    if not text.isascii():
+        edges = [0, *cuts]
+        sizes = [len(text[a:b].encode()) for a, b in itertools.pairwise(edges)]
+        places = np.cumsum(np.array(sizes, np.int64))
+    ends = np.cumsum(tokenizer.byte_lengths[ids])
+    starts = ends - tokenizer.byte_lengths[ids]
+    found = np.unique(np.searchsorted(starts, places))
+    return found[(found > 0) & (found < len(ids))]
 
 
 def _pack_set(name: str, encoded: list[Path], config: PackConfig, tokenizer: Tokenizer, output: Path) -> SetIndex:
@@ -201,16 +230,18 @@ def pack_group(
     line_end: NDArray[np.bool_],
     config: PackConfig,
 ) -> dict[str, int]:
-    """Pack encoded documents (`lengths`, in order in `tokens`; bit 31 = trained on) into the token shard `stem`.
+    """Pack encoded documents (`lengths`, in order in `tokens`) into the token shard `stem`.
 
-    `line_end` (vocab_size,) says after which tokens a long document may be cut. Returns what was written, as counted
-    in the files: n_rows, n_tokens, n_documents, n_cut_documents, n_pieces, n_loss_tokens, hash of the token multiset.
+    Bit 31 of a token: it is trained on; bit 30: its sample is best cut before it. `line_end` (vocab_size,) says after
+    which tokens a long document may be cut. Returns what was written, as counted in the files: n_rows, n_tokens,
+    n_documents, n_cut_documents, n_pieces, n_loss_tokens, hash of the token multiset.
     """
     import numpy as np
 
     from codeflow.tokens.best_fit import cut_documents, multiset_hash
 
-    offsets, sizes = cut_documents(tokens, lengths, line_end, config.context_tokens, config.cut_slack_tokens)
+    slack = (config.cut_slack_tokens, int(config.syntax_slack * config.context_tokens))
+    offsets, sizes = cut_documents(tokens, lengths, line_end, config.context_tokens, *slack)
     rows, n_rows = place_pieces(sizes, config.context_tokens, _row_seed(config.seed, stem.name))
     order = np.argsort(rows, kind="stable")
     _write_rows(stem, tokens, (offsets[order], sizes[order], rows[order]), n_rows, config.context_tokens)

@@ -265,6 +265,15 @@ class Tokenizer:
         return SPECIAL_IDS[name]
 
     @functools.cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(vocab_size,) how many bytes of text a token stands for; 0 for special tokens."""
+        import numpy as np
+
+        n_special = len(SPECIAL_TOKENS)
+        sizes = [0 if i < n_special else len(self.decode_bytes([i])) for i in range(self.vocab_size)]
+        return np.array(sizes, np.int64)
+
+    @functools.cached_property
     def line_end_ids(self) -> NDArray[np.bool_]:
         """(vocab_size,) whether a token holds a line break: after it a long document may be cut."""
         import numpy as np

@@ -154,7 +154,7 @@ class Source:
     def _captured(self, patterns: tuple[str, ...]) -> list[Any]:
         from tree_sitter import QueryCursor
 
-        query = _query(BY_NAME[self.language].grammar, patterns)
+        query = query_of(BY_NAME[self.language].grammar, patterns)
         return QueryCursor(query).captures(self._root).get("node", []) if query else []
 
     def _runs(self, level: str) -> list[tuple[int, int]]:
@@ -264,7 +264,7 @@ def parser_of(grammar: str) -> Any:
 
 
 @functools.cache
-def _query(grammar: str, patterns: tuple[str, ...]) -> Any:
+def query_of(grammar: str, patterns: tuple[str, ...]) -> Any:
     """Return the query for nodes of any of the patterns, each of which is `type` or `type (_)` (its children)."""
     from tree_sitter import Query
     from tree_sitter_language_pack import get_language

@@ -26,6 +26,7 @@ from codeflow.core.progress import say
 from codeflow.core.types import Document, Sample, Segment, Triplet
 from codeflow.execute.local import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP, REPO_NAME
+from codeflow.transform.cut_points import cut_points
 from codeflow.transform.fim import FimConfig, completion, generator
 
 SETS = ("general", "code", "fim", "evolution", "anneal")
@@ -37,6 +38,7 @@ class SamplesConfig(Config):
     """How documents and triplets become samples."""
 
     seed: int = 0
+    cut_points_from_characters: int = Field(default=1500, ge=1)  # code documents of this length carry cut points
     fim: FimConfig = FimConfig()
     fim_rate: float = Field(default=0.5, ge=0, le=1)  # share of code documents that give a completion sample too
     anneal_share: float = Field(default=0.1, ge=0, le=1)  # of the code documents, the best by `quality_tag`
@@ -145,12 +147,13 @@ def document_samples(
         return [], f"{domain}_language"
     if not document.text.strip():
         return [], "empty"
-    samples = [_plain(document, domain)]
     if domain == "general":
-        return samples, ""
+        return [_plain(document, domain)], ""
+    cuts = cut_points(document) if len(document.text) >= config.cut_points_from_characters else ()
+    samples = [_plain(document, domain, cuts)]
     wanted = [("fim", config.fim_rate)]
     if _is_best(document, config, anneal_from):
-        samples.append(_plain(document, "anneal"))
+        samples.append(_plain(document, "anneal", cuts))
         wanted.append(("anneal", config.anneal_fim_rate))
     for phase, rate in wanted:
         if generator(config.seed, document.id, phase, "rate").random() < rate:
@@ -159,10 +162,10 @@ def document_samples(
     return samples, ""
 
 
-def _plain(document: Document, phase: str) -> Sample:
+def _plain(document: Document, phase: str, cuts: tuple[int, ...] = ()) -> Sample:
     prefix = "anneal/code" if phase == "anneal" else phase
     parts = (Segment("text", document.text), Segment("special", END_OF_TEXT))
-    return Sample(f"{prefix}/{document.id}", parts, (document.origin,), phase)
+    return Sample(f"{prefix}/{document.id}", parts, (document.origin,), phase, cuts=cuts)
 
 
 def _is_best(document: Document, config: SamplesConfig, anneal_from: tuple[float, str] | None) -> bool:
