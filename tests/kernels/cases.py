@@ -24,9 +24,9 @@ def starts(lengths: list[list[int]]) -> Tensor:
     return torch.tensor(rows)
 
 
-def packed(lengths: list[list[int]] | None) -> Documents | None:
+def packed(lengths: list[list[int]] | None, device: str = "cpu") -> Documents | None:
     """The layout of such rows."""
-    return Documents.of(starts(lengths) if lengths else None)
+    return Documents.of(starts(lengths).to(device) if lengths else None)
 
 
 def make_inputs(

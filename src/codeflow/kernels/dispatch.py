@@ -1,25 +1,33 @@
-"""Choose the attention back end: `reference` (plain, any device and dtype) or `cpu` (products of blocks)."""
+"""Choose the attention back end, by name or by device.
+
+    reference   the definition with dense masks, any device, fp64 too; keeps everything
+    cpu         batched products of blocks, any device; keeps nothing beside its inputs
+    triton      one fused kernel, GPU; keeps lse, and in 16 bits the global output
+
+The last one needs the extra `triton`.
+"""
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from codeflow.core.errors import UserError, suggest
-from codeflow.kernels import cpu, reference
 from codeflow.kernels.documents import Documents
 
-_BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
+_BACKENDS = {"reference": "reference", "cpu": "cpu", "triton": "triton_fused"}
 
 
 def default_backend(device: torch.device) -> str:
     """Return the name of the back end used on `device`; record it with the run.
 
-    The `cpu` one is made of torch calls that run on every device, so it serves accelerators as well.
+    `triton` on CUDA devices where Triton is installed; else `cpu`, whose torch calls run on every device.
     """
-    return "cpu"
+    return "triton" if device.type == "cuda" and find_spec("triton") else "cpu"
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, backend: str) -> Tensor:
@@ -47,6 +55,12 @@ def gated_attention(
 
 
 def _backend(name: str) -> ModuleType:
+    """Import a back end when it is first used. Raises UserError for an unknown name or a library that is missing."""
     if name not in _BACKENDS:
         raise UserError(f"no attention back end '{name}'{suggest(name, _BACKENDS)}")
-    return _BACKENDS[name]
+    try:
+        return importlib.import_module(f"codeflow.kernels.{_BACKENDS[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise UserError(f"the attention back end '{name}' needs Triton; pip install 'codeflow[triton]'") from error
