@@ -225,6 +225,22 @@ def _d_query_span(d_q, tiles, kv, rows, span, scale, OPTIONS: tl.constexpr, MASK
 
 
 @triton.jit
+def _parts(d_o, mixed, local, g, OPTIONS: tl.constexpr):
+    """Return dA, dB, dA * A and dB * B (rows, D).
+
+    The products are made of the rounded dA and dB, as the weights' gradients are: then their differences cancel.
+    """
+    d_a = _narrow(g * d_o.to(tl.float32), d_o.dtype, OPTIONS)
+    d_b = _narrow((1 - g) * d_o.to(tl.float32), d_o.dtype, OPTIONS)
+    through_b = d_b.to(tl.float32) * local
+    if OPTIONS[5]:
+        through_a = d_a.to(tl.float32) * mixed.to(tl.float32)
+    else:  # dO * O = dA * A + dB * B
+        through_a = d_o.to(tl.float32) * mixed.to(tl.float32) - through_b
+    return d_a, d_b, through_a, through_b
+
+
+@triton.jit
 def d_rows_kernel(
     inputs, kept, outputs, sizes, scale, OPTIONS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
@@ -254,15 +270,8 @@ def d_rows_kernel(
         sees = (tl.maximum(own_starts, at - window + 1), at - OPTIONS[4], lse)
         local = _output_span(d_q, q, kv, sees, (begin, last + 1, BLOCK_N), scale, OPTIONS)
         g = _gate(logits, (row * length, head), at, inside, sizes, OPTIONS)
-        # Terms are made of the rounded dA and dB, which the weights' gradients are made of as well: then they cancel.
-        d_a = _narrow(g * d_o.to(tl.float32), q.dtype, OPTIONS)
-        d_b = _narrow((1 - g) * d_o.to(tl.float32), q.dtype, OPTIONS)
-        through_b = d_b.to(tl.float32) * local
-        mixed = _tile(mixed_ + mine, at, stride, inside, OPTIONS).to(tl.float32)
-        if OPTIONS[5]:
-            through_a = d_a.to(tl.float32) * mixed
-        else:  # dO * O = dA * A + dB * B
-            through_a = d_o.to(tl.float32) * mixed - through_b
+        mixed = _tile(mixed_ + mine, at, stride, inside, OPTIONS)
+        d_a, d_b, through_a, through_b = _parts(d_o, mixed, local, g, OPTIONS)
         d_logits = (1 - g) * through_a - g * through_b
         if OPTIONS[0] == 2:
             _store(d_logits_ + mine, at, stride, inside, d_logits, OPTIONS)
@@ -362,15 +371,11 @@ def d_keys_kernel(
     kv_stride = n_heads // repeats * OPTIONS[6]
     kv_mine = row * length * kv_stride + kv_head * OPTIONS[6]
     begin = first // BLOCK_M * BLOCK_M
-    d_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    d_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    sums = (d_k, d_v)
+    zeros = (tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
     if OPTIONS[1]:
-        kv = (
-            _tile(k1 + kv_mine, at, kv_stride, inside, OPTIONS),
-            _tile(v1 + kv_mine, at, kv_stride, inside, OPTIONS),
-            at,
-        )
+        sums = zeros
+        k = _tile(k1 + kv_mine, at, kv_stride, inside, OPTIONS)
+        kv = (k, _tile(v1 + kv_mine, at, kv_stride, inside, OPTIONS), at)
         # between the cuts every query sees every key of the tile: after the last key, if they share a document
         cut = tl.minimum((last + BLOCK_M) // BLOCK_M * BLOCK_M, end)
         whole = tl.maximum(end // BLOCK_M * BLOCK_M, cut)
@@ -389,12 +394,9 @@ def d_keys_kernel(
         _store(d_k1 + kv_mine, at, kv_stride, inside, sums[0] * (scale * 0.6931471805599453), OPTIONS)
         _store(d_v1 + kv_mine, at, kv_stride, inside, sums[1], OPTIONS)
     if OPTIONS[0]:
-        sums = (d_k, d_v)
-        kv = (
-            _tile(k2 + kv_mine, at, kv_stride, inside, OPTIONS),
-            _tile(v2 + kv_mine, at, kv_stride, inside, OPTIONS),
-            at,
-        )
+        sums = zeros
+        k = _tile(k2 + kv_mine, at, kv_stride, inside, OPTIONS)
+        kv = (k, _tile(v2 + kv_mine, at, kv_stride, inside, OPTIONS), at)
         stop = tl.minimum(end, last + window)
         for repeat in range(repeats):
             head = kv_head * repeats + repeat
