@@ -102,6 +102,7 @@ def test_phases_are_panels_with_the_fold_between(pages: tuple[str, str]) -> None
 def test_fold_tells_the_jump_and_the_recovery(artifacts: dict[str, gather.Artifact]) -> None:
     found = training.folding(artifacts)
     assert found["jump"] == {"code": 0.25, "general": 0.5}
+    assert found["jump_at_0"] == {"code": 0.0, "general": 0.0}
     names = [name for name, _, _ in found["parts"][0][1]]
     assert names == ["dense, before", "identity, second pass at 0", "identity (used)", "average"]
     assert found["recovery"] == [("mid-training 1", "code", 3.5, 3.75)]

@@ -98,16 +98,7 @@ def folding(artifacts: Artifacts) -> Section:
     named = [("dense, before", before)] + [(f"{name}{' (used)' if name == chosen else ''}", v) for name, v in after]
     parts = [("right after the fold", named)]
     mid = [artifact for artifact in gather.phases(artifacts) if _mid(artifact)]
-    for stage, title in _MID.items():
-        here = [artifact for artifact in mid if _mid(artifact) == stage]
-        rows = []
-        for when in ("before", "after"):
-            for artifact in here:
-                values = artifact.manifest.metrics.get(f"validation_{when}", {})
-                kind = "loop" if artifact.config["phase"].startswith("loop") else "dense control"
-                rows.append((f"{kind}, {when}", {name: values[name] for name in sets if name in values}))
-        if rows:
-            parts.append((f"{title}: the same tokens for both", rows))
+    parts += _stages(mid, sets)
     tables = [
         (title, [(name, values, _difference(values, {} if number else before)) for name, values in rows])
         for number, (title, rows) in enumerate(parts)
@@ -117,9 +108,29 @@ def folding(artifacts: Artifacts) -> Section:
         "parts": tables,
         "sets": sets,
         "jump": _difference(measured.get(chosen, {}), before),
+        "jump_at_0": _difference(measured.get(f"{chosen}, second pass at 0", {}), before),
         "recovery": _recovery(mid),
         "sources": cite(fold, *mid),
     }
+
+
+def _stages(mid: Sequence[Artifact], sets: Sequence[str]) -> list[tuple[str, list[tuple[str, dict[str, float]]]]]:
+    """Return for each mid-training stage what the loop and the dense control lost before and after it."""
+    parts = []
+    for stage, title in _MID.items():
+        rows = []
+        for when in ("before", "after"):
+            for artifact in mid:
+                if _mid(artifact) != stage:
+                    continue
+                values = artifact.manifest.metrics.get(f"validation_{when}", {})
+                kind = "loop" if artifact.config["phase"].startswith("loop") else "dense control"
+                ramped = when == "before" and artifact.config.get("second_pass_ramp_steps")
+                label = f"{kind}, {when}" + (", second pass at 0" if ramped else "")
+                rows.append((label, {name: values[name] for name in sets if name in values}))
+        if rows:
+            parts.append((f"{title}: the same tokens for both", rows))
+    return parts
 
 
 def _difference(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
