@@ -16,6 +16,7 @@ from codeflow import __version__
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.progress import say
 from codeflow.execute.chain import resolve
+from codeflow.recipes.scaling_commands import app as scaling_app
 from codeflow.recipes.verbs import VERBS, Verb
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     "Start with `codeflow run tiny`. Every stage leaves an artifact, a folder that `codeflow show` explains; "
     "finished work is reused, interrupted work goes on where it stopped.",
 )
+app.add_typer(scaling_app, name="scaling")
 _Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="FIELD=VALUE", help="Fields to change, e.g. `seed=1`.", show_default=False),

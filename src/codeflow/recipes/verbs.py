@@ -147,7 +147,7 @@ _TABLE = (
         "codeflow.train.config:TrainConfig",
         "Train one phase: general, code, annealing.",
         ("tokens", "tokenizer"),
-        ("parent",),
+        ("parent", "mixture"),
     ),
     Verb(
         "fold",

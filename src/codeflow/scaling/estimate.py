@@ -30,6 +30,7 @@ _MAD = 1.4826  # median absolute deviation to standard deviation
 _CHUNK = 2_000_000  # doubles of one Jacobian
 _LARGEST_LEVERAGE = 0.95
 _RIDGE = 1e-13
+_LEAST_SQUARE = 1e-100  # of a column of the Jacobian: a parameter without effect has a huge error, not an infinite one
 
 
 class Settings(Config):
@@ -117,7 +118,7 @@ def standard_errors(
 
 def inverses(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return inverses of normal matrices (B, P, P), scaled to unit diagonal first; a singular direction stays huge."""
-    size = np.sqrt(np.maximum(np.einsum("spp->sp", matrices), np.finfo(float).tiny))
+    size = np.sqrt(np.maximum(np.einsum("spp->sp", matrices), _LEAST_SQUARE))
     scaled = matrices / (size[:, :, None] * size[:, None, :])
     index = np.arange(matrices.shape[-1])
     scaled[:, index, index] += _RIDGE

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from codeflow.scaling.estimate import Estimate
     from codeflow.scaling.law import Design
 
+_RUNS_PER_PARAMETER = 3
 _LEAST_RANGE = 4.0  # of sizes and of tokens, largest over smallest
 _WIDE_EXPONENT = 0.25  # standard error over value
 _WIDE_LOGARITHM = 0.25  # standard error of log A, log B, log L_inf
@@ -25,6 +26,8 @@ _LARGEST_CONDITION = 1e4  # of the Jacobian with columns of length 1
 
 def warnings_of(points: Points, names: Sequence[str], found: Estimate, design: Design, transfer: str) -> Iterator[str]:
     """Yield the warnings about a fit."""
+    if len(points) < _RUNS_PER_PARAMETER * len(names):
+        yield f"{len(points)} runs for {len(names)} parameters: the noise, and with it every interval, is little known"
     yield from _grid(points)
     yield from _spread(names, found, design)
     yield from _together(names, found)

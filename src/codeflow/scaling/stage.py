@@ -36,7 +36,7 @@ KIND, LAWS, SYNERGY, RUNS, SUMMARY = "scaling_law", "laws.json", "synergy.json",
 class FitConfig(Config):
     """What is fitted to which table."""
 
-    runs: str = ""  # a CSV file; codeflow.scaling.runs says what it holds
+    runs: str = ""  # a CSV file, see codeflow.scaling.runs; "" where the artifact of a sweep is given as input
     per_language: bool = True
     mixture: bool = True
     transfer: Transfer = "pairs"  # of the multilingual law; "gamma" takes tau from the table's pairs
@@ -54,11 +54,12 @@ def world(config: FitConfig) -> str:
 
 
 def run(config: FitConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Fit what the table bears: a law per language that was run alone often enough, the multilingual law, synergies.
+    """Fit what the table (`config.runs`, or `inputs["runs"]`) bears: laws of single languages, multilingual, synergies.
 
     Counts: rows of the table read, and used by some law. Raises UserError when no law can be fitted.
     """
-    measurements = read_runs(Path(config.runs))
+    source = inputs["runs"] / RUNS if "runs" in inputs else Path(config.runs)
+    measurements = read_runs(source)
     losses = sorted((m.loss for m in measurements), reverse=True)
     kept = measurements
     if config.leave_out_highest_losses:
@@ -68,11 +69,11 @@ def run(config: FitConfig, inputs: Mapping[str, Path], output: Path) -> Manifest
     synergy = synergies(kept) if len(languages) > 1 else None
     fitted, remarks = _fit_all(config, kept, synergy)
     if not fitted:
-        raise UserError(f"{config.runs}: no law can be fitted: {'; '.join(remarks)}")
+        raise UserError(f"{source}: no law can be fitted: {'; '.join(remarks)}")
     for name, (law, points) in fitted.items():
         _write_fit(output, name, law, points)
     write_text(output / LAWS, json.dumps({name: law.fit.model_dump(mode="json") for name, (law, _) in fitted.items()}))
-    write_bytes(output / RUNS, Path(config.runs).read_bytes())
+    write_bytes(output / RUNS, source.read_bytes())
     if synergy and synergy.pairs:
         _write_synergy(output, synergy)
     text = summary({name: law.fit for name, (law, _) in fitted.items()}, remarks)

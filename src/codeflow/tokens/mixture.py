@@ -7,9 +7,11 @@ set is row g" and "how many rows of that set came before" are table look-ups.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CYCLE_ROWS = 2**16
+PLAN_KIND, PLAN = "mixture_plan", "mixture.json"  # the artifact of `codeflow scaling allocate`
 _GOLDEN_STEP = 40_503  # odd and near CYCLE_ROWS / golden ratio: multiples of it modulo CYCLE_ROWS are evenly spread
 
 # Billions of tokens by kind of data in the two mid-training phases (Code-Flow §3).
@@ -91,6 +94,30 @@ def cycle_counts(weights: Mapping[str, float]) -> dict[str, int]:
     for _ in range(max(-missing, 0)):  # many tiny weights were rounded up to one: take from the largest
         counts[max(sorted(counts), key=counts.__getitem__)] -= 1
     return counts
+
+
+def read_plan(folder: Path) -> dict[str, float]:
+    """Return the weights by set of a mixture plan artifact. Raises UserError when it is none."""
+    from codeflow.core.manifest import require_kind
+
+    require_kind(folder, [PLAN_KIND])
+    return flatten(json.loads((folder / PLAN).read_text())["weights"])
+
+
+def with_plan(mixture: Mapping[str, float], plan: Mapping[str, float]) -> dict[str, float]:
+    """Return the mixture with the sets of a plan dealt by the plan; together they keep the weight they had.
+
+    Where the mixture names no set of the plan, it is the plan alone. Raises UserError where it names only some.
+    """
+    named = [name for name in plan if name in mixture]
+    if not named:
+        return dict(plan)
+    missing = [name for name in plan if name not in mixture and plan[name] > 0]
+    if missing:
+        raise UserError(f"the plan deals set '{missing[0]}', which mixture does not name; give it a weight there")
+    whole = sum(mixture[name] for name in named)
+    total = sum(plan.values())
+    return {name: whole * plan[name] / total if name in plan else weight for name, weight in mixture.items()}
 
 
 @dataclass(frozen=True)

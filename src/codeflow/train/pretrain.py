@@ -1,6 +1,6 @@
 """One phase of pre-training: general, code, annealing are configurations of it (Code-Flow §1).
 
-    run(config, {tokens, tokenizer, [parent]}, output) -> checkpoint artifact
+    run(config, {tokens, tokenizer, [parent], [mixture]}, output) -> checkpoint artifact
         model/           Hugging Face directory with tokenizer.json
         state/           masters, optimizer state, step: what a child phase goes on from
         metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
@@ -35,6 +35,7 @@ from codeflow.parallel import checkpoint
 from codeflow.parallel.checkpoint import Complete
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place, whole
+from codeflow.tokens.mixture import read_plan, with_plan
 from codeflow.tokens.tokenizer import Tokenizer
 from codeflow.train import schedule
 from codeflow.train.allocator import kept_memory
@@ -72,13 +73,14 @@ class _Progress:
 
 
 def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Train one phase on `inputs["tokens"]`, from `inputs["parent"]` if given.
+    """Train one phase on `inputs["tokens"]`, from `inputs["parent"]` if given; a mixture plan deals the sets it names.
 
     Raises UserError for a mixture, model or parent that does not fit the tokens, InfrastructureError when more than
     `max_skips` updates in a row were not finite.
     """
     with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
-        mixture = without_absent(config.mixture, config.optional_sets, inputs["tokens"])
+        wanted = with_plan(config.mixture, read_plan(inputs["mixture"])) if "mixture" in inputs else config.mixture
+        mixture = without_absent(wanted, config.optional_sets, inputs["tokens"])
         rows = training_rows(inputs["tokens"], mixture, config.batch_rows, config.validation_rows, config.seed)
         origin = _origin(config, inputs, here)
         _check_fit(origin.model, rows, inputs)
