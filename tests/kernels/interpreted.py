@@ -5,12 +5,15 @@ Tiles are 16 x 16 there, so that rows of 36 positions have whole, masked and par
 
 from __future__ import annotations
 
+import itertools
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 from codeflow.core.errors import UserError
-from codeflow.kernels import cpu, reference, triton_fused
+from codeflow.kernels import cpu, flash, reference, triton_fused
 from codeflow.kernels.documents import Documents
 from codeflow.kernels.memory import saved_bytes
 from tests.kernels.cases import N_HEADS, NAMES, cast, gated, gradients, make_inputs, packed, relative
@@ -104,6 +107,60 @@ def test_bytes_kept(dtype: torch.dtype, n_outputs: int) -> None:
     lse = 2 * 16 * N_HEADS * 4
     kept = saved_bytes(lambda: gated(inputs, None, 3, "triton"), inputs)
     assert kept == lse + n_outputs * inputs[0].numel() * inputs[0].element_size()
+
+
+class FlashAttentionStandIn:
+    """A module with FlashAttention's variable-length function, written with the reference."""
+
+    def __init__(self, with_lse: bool) -> None:
+        self.with_lse = with_lse
+
+    def flash_attn_varlen_func(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        assert softmax_scale is None
+        assert causal
+        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+        edges = cu_seqlens_q.tolist()
+        assert edges[0] == 0
+        assert edges[-1] == len(q) == len(k)
+        lengths = [end - start for start, end in itertools.pairwise(edges)]
+        assert max(lengths) == max_seqlen_q == max_seqlen_k
+        parts = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+        output = torch.cat([reference.causal_attention(*(x[None] for x in part), None)[0] for part in parts])
+        return (output, output.new_zeros(q.shape[1], len(q))) if self.with_lse else output
+
+
+@pytest.mark.parametrize(
+    ("module", "with_lse", "packing"),
+    [
+        ("flash_attn.cute", True, "packed"),
+        ("flash_attn_interface", True, "one document"),
+        ("flash_attn", False, "short"),
+    ],
+)
+def test_flash_with_window_and_gate_behind_it(
+    module: str, with_lse: bool, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in takes FlashAttention's place, under the name of each version; the kernel behind it is ours."""
+    flash._variable_length.cache_clear()
+    for name in ("flash_attn", "flash_attn.cute", "flash_attn_interface"):
+        monkeypatch.setitem(sys.modules, name, FlashAttentionStandIn(with_lse) if name == module else None)
+    documents = packed(PACKINGS[packing])
+    inputs = cast(make_inputs(1, LENGTH, head_dim=16), torch.float16)
+    exact_inputs = cast(inputs, torch.float64)
+    exact = gradients(gated(exact_inputs, documents, 5, "reference"), exact_inputs)
+    _check(gradients(gated(inputs, documents, 5, "flash"), inputs), exact, 3e-3)
+    flash._variable_length.cache_clear()
 
 
 def test_what_it_cannot_take_is_said() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from codeflow.core.errors import UserError
 from codeflow.kernels.dispatch import default_backend
-from tests.kernels.cases import gated, make_inputs
+from tests.kernels.cases import cast, gated, make_inputs
 
 
 def test_the_device_chooses() -> None:
@@ -25,3 +26,14 @@ def test_without_triton_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(UserError, match=r"'triton' needs Triton; pip install 'codeflow\[triton\]'"):
         gated(make_inputs(1, 3), None, 2, "triton")
+
+
+def test_without_flash_attention_the_error_names_what_was_looked_for() -> None:
+    pytest.importorskip("triton")
+    if find_spec("flash_attn") or find_spec("flash_attn_interface"):
+        pytest.skip("FlashAttention is installed")
+    inputs = cast(make_inputs(1, 3), torch.bfloat16)
+    with pytest.raises(UserError, match=r"none of flash_attn.cute, flash_attn_interface, flash_attn can be imported"):
+        gated(inputs, None, 2, "flash")
+    with pytest.raises(UserError, match=r"bf16 or fp16, not torch\.float64"):
+        gated(make_inputs(1, 3), None, 2, "flash")

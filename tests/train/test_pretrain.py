@@ -193,6 +193,7 @@ def test_phases_follow_each_other(golden: ModuleType, inputs: dict[str, Path], t
     code = train(child, {**inputs, "parent": tmp_path / "general"}, tmp_path / "code")
     for manifest, name in ((general, "general"), (code, "code")):
         assert manifest.metrics["validation_after"][name] < manifest.metrics["validation_before"][name] - 0.2
+        assert manifest.metrics["attention_backend"] == "cpu"
     about = checkpoint.read(tmp_path / "code" / "state").about
     assert about["updates"] == 24
     assert code.metrics["tokens_in_all"] == general.metrics["tokens"] + code.metrics["tokens"]

@@ -2,9 +2,10 @@
 
     reference   the definition with dense masks, any device, fp64 too; keeps everything
     cpu         batched products of blocks, any device; keeps nothing beside its inputs
-    triton      one fused kernel, GPU; keeps lse, and in 16 bits the global output
+    triton      one fused kernel, GPU; keeps the log-sum-exps, and in 16 bits the global output
+    flash       FlashAttention 4, 3 or 2, window and gate fused behind it, GPU, 16 bits; keeps the same
 
-The last one needs the extra `triton`.
+The last two need the extra `triton`; bytes are measured by `memory.saved_bytes`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from codeflow.core.errors import UserError, suggest
 from codeflow.kernels.documents import Documents
 
-_BACKENDS = {"reference": "reference", "cpu": "cpu", "triton": "triton_fused"}
+_BACKENDS = {"reference": "reference", "cpu": "cpu", "triton": "triton_fused", "flash": "flash"}
 
 
 def default_backend(device: torch.device) -> str:

@@ -308,6 +308,7 @@ def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": phase.progress.tokens - phase.origin.tokens,
         "tokens_in_all": phase.progress.tokens,
         "n_parameters": sum(master.numel() for master in phase.trainee.placed.masters.values()),
+        "attention_backend": phase.trainee.objective.model.backend,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "mean_loss_of_last_steps": sum(tail) / len(tail) if tail else None,
