@@ -15,7 +15,7 @@ from tests.model.shapes import changed
 
 
 def test_a_recipe_is_planned_phase_by_phase() -> None:
-    found = plans("whole", PlanRequest(), ["train.general.steps=7"])
+    found = plans("tiny", PlanRequest(), ["train.general.steps=7"])
     config, plan = found["train_general"]
     assert config.tokens == 7 * plan.step_tokens
     assert found["loop_stage1"][0].model.loop_num == 2

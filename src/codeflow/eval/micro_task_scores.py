@@ -37,6 +37,8 @@ class MicroTaskScoresConfig(Config):
     rollout: RolloutConfig = RolloutConfig()
     checkpoints: tuple[str, ...] = ()  # that are asked; empty: all
     thinking: tuple[str, ...] = ()  # checkpoints whose prompts open a thinking block
+    thinking_tasks: PositiveInt = 300  # at most, of these checkpoints, whose answers are several times as long
+    thinking_rollout: RolloutConfig = RolloutConfig(thinking=True, max_new_tokens=224)
 
     @model_validator(mode="after")
     def _enough_samples(self) -> MicroTaskScoresConfig:
@@ -50,7 +52,11 @@ class MicroTaskScoresConfig(Config):
 
     def rollout_of(self, checkpoint: str) -> RolloutConfig:
         """Return how a checkpoint is asked."""
-        return self.rollout.model_copy(update={"thinking": checkpoint in self.thinking or self.rollout.thinking})
+        return self.thinking_rollout if checkpoint in self.thinking else self.rollout
+
+    def tasks_of(self, checkpoint: str, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return those of `tasks` that a checkpoint is asked."""
+        return tasks[: self.thinking_tasks] if self.rollout_of(checkpoint).thinking else tasks
 
     def shown(self, checkpoint: str) -> dict[str, Any]:
         """Return the settings that a score carries."""
@@ -78,10 +84,11 @@ def load_tasks(folder: Path, config: MicroTaskScoresConfig) -> list[Task]:
 
 
 def part(source: Source, tasks: Sequence[Task], config: MicroTaskScoresConfig, scorer: Scorer) -> Part:
-    """Ask a checkpoint all tasks; return scores over all, by family and by level, and every output."""
+    """Ask a checkpoint its tasks; return scores over all, by family and by level, and every output."""
     from codeflow.eval.records import Part
     from codeflow.solve.rollout import roll_out
 
+    tasks = config.tasks_of(scorer.checkpoint, tasks)
     rolled = roll_out(source, tasks, config.samples, config.rollout_of(scorer.checkpoint))
     scores = score(scorer, tasks, rolled.rollouts, config.ks)
     counts = {f"{NAME}: prompts too long": rolled.n_prompts_too_long}

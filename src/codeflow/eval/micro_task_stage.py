@@ -50,7 +50,12 @@ def run(config: MicroTasksConfig, inputs: Mapping[str, Path], output: Path) -> M
     name = inputs["checkpoint"].name
     tasks = load_tasks(inputs["tasks"], config.asked)
     tokenizer = Tokenizer.load(inputs["tokenizer"])
-    settings = {"seed": config.seed, **config.asked.shown(name), "tasks": len(tasks), "dtype": config.dtype}
+    settings = {
+        "seed": config.seed,
+        **config.asked.shown(name),
+        "tasks": len(config.asked.tasks_of(name, tasks)),
+        "dtype": config.dtype,
+    }
     texts = {key: str(value) for key, value in settings.items()}
     scorer = Scorer(NAME, name, texts, config.bootstrap_resamples, config.seed)
     with threads(config.n_threads):

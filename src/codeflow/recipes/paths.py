@@ -1,10 +1,10 @@
 """Does reinforcement learning teach something? Post-training over several seeds, beside its controls.
 
-Covered, on the looped model that mid-training of the recipe `whole` leaves: per seed the instruct path (SFT, then
+Covered, on the looped model that mid-training of the recipe `tiny` leaves: per seed the instruct path (SFT, then
 GRPO), GRPO with a random reward (the control, which must not rise), and further SFT of about GRPO's time; the thinking
 path once; all of them asked the held-out micro-tasks; a table of the differences (comparison.py) and a report.
 
-Stages carry the names and configurations that they have in `whole`, so that in the folder of a finished `whole` run
+Stages carry the names and configurations that they have in `tiny`, so that in the folder of a finished `tiny` run
 everything up to the paths, and the paths of the first seed, are reused. Settings are chosen on the split `dev` or on
 training curves, never on `heldout`, which is asked here.
 """
@@ -22,7 +22,7 @@ from codeflow.eval.micro_task_stage import MicroTasksConfig
 from codeflow.execute.chain import Stage
 from codeflow.recipes.comparison import ComparedPath, ComparisonConfig
 from codeflow.recipes.post import PostTraining, grpo_stage, train_stage
-from codeflow.recipes.tiny import TinyRecipe, whole
+from codeflow.recipes.tiny import TinyRecipe, tiny
 from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
 from codeflow.rl.config import GrpoConfig
@@ -36,21 +36,20 @@ class PathsRecipe(Config):
     """The tree: the recipe that the paths start from, and what is done with its end."""
 
     name: str = "paths"
-    whole: TinyRecipe
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)  # added to the seeds of `whole`
+    base: TinyRecipe
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)  # added to the seeds of `tiny`
     scores: MicroTasksConfig
     comparison: ComparisonConfig  # its paths are filled in from the seeds
     report: ReportConfig
 
     def with_sources(self, repositories: tuple[str, ...], own_checkout: str, benchmarks: Path | None) -> PathsRecipe:
         """Add the sources to what the paths start from."""
-        return self.model_copy(update={"whole": self.whole.with_sources(repositories, own_checkout, benchmarks)})
+        return self.model_copy(update={"base": self.base.with_sources(repositories, own_checkout, benchmarks)})
 
     def chain(self) -> list[Stage]:
         """Return the stages in order, wired."""
-        post = self.whole.post
-        assert post is not None, "the paths start from mid-training"
-        start = made_for(self.whole.chain(), (_START, "pack_sft", "tasks"))
+        post = self.base.post
+        start = made_for(self.base.chain(), (_START, "pack_sft", "tasks"))
         trained = [stage for seed in self.seeds for stage in _instruct(post, seed)] + _thinking(post)
         scored = [self._score(stage.name) for stage in trained]
         compared = VERBS["comparison"].stage(
@@ -71,10 +70,10 @@ class PathsRecipe(Config):
 
 
 def paths() -> PathsRecipe:
-    """Return the recipe on top of `whole`."""
-    recipe = whole()
+    """Return the recipe on top of `tiny`."""
+    recipe = tiny()
     return PathsRecipe(
-        whole=recipe,
+        base=recipe,
         scores=MicroTasksConfig(asked=recipe.evaluate.micro_tasks),
         comparison=ComparisonConfig(),
         report=ReportConfig(title="CodeFlow: post-training paths over several seeds"),
@@ -91,7 +90,7 @@ def made_for(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
 
 
 def _named(name: str, seed: int) -> str:
-    """Return the name of a stage: the one of `whole` for its own seed."""
+    """Return the name of a stage: the one of `tiny` for its own seed."""
     return f"{name}_seed{seed}" if seed else name
 
 

@@ -134,20 +134,37 @@ def mid_mixture(shares: dict[str, float]) -> dict[str, float]:
     )
 
 
-def post_training(mid_steps: int, sft_steps: int, grpo_steps: int, n_sft: int, n_reasoning: int) -> PostTraining:
+class Lengths(Config):
+    """How long the phases after pre-training are, in steps, and how much is made for them."""
+
+    mid_steps: int
+    sft_steps: int
+    grpo_steps: int
+    more_sft_steps: int  # so many that they take the time of GRPO
+    thinking_sft_steps: int
+    thinking_grpo_steps: int
+    n_sft: int
+    n_rl: int
+    n_heldout: int
+    n_reasoning: int
+
+
+def post_training(lengths: Lengths) -> PostTraining:
     """Return the second half with the given lengths."""
+    mid = lengths.mid_steps
     return PostTraining(
         fold=FoldConfig(mixture={"general": 0.5, "code": 0.5}, n_threads=1),
-        tasks=TasksConfig(n_sft=n_sft),
+        # One example, not two, makes the rows a fifth shorter, and so the same time a quarter more tasks.
+        tasks=TasksConfig(n_sft=lengths.n_sft, n_rl=lengths.n_rl, n_heldout=lengths.n_heldout, n_visible=1),
         solutions=SolutionsConfig(),
-        reasoning=ReasoningConfig(n_programs=n_reasoning),
-        stage1=_mid_stage("stage1", MID_TRAINING_32K, mid_steps),
-        stage2=_mid_stage("stage2", MID_TRAINING_128K, mid_steps),
+        reasoning=ReasoningConfig(n_programs=lengths.n_reasoning),
+        stage1=_mid_stage("stage1", MID_TRAINING_32K, mid),
+        stage2=_mid_stage("stage2", MID_TRAINING_128K, mid),
         pack=PackConfig(context_tokens=512),
-        instruct=_path("instruct", sft_steps, grpo_steps),
-        thinking=_path("thinking", sft_steps, max(grpo_steps // 3, 2)),
+        instruct=_path("instruct", lengths.sft_steps, lengths.grpo_steps),
+        thinking=_path("thinking", lengths.thinking_sft_steps, lengths.thinking_grpo_steps),
         # Another seed than the start's: the same one would read the rows again that the start has just seen.
-        more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, sft_steps).model_copy(update={"seed": 1}),
+        more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, lengths.more_sft_steps).model_copy(update={"seed": 1}),
         publish=PublishConfig(),
     )
 
@@ -188,9 +205,10 @@ def _sft(phase: str, mixture: dict[str, float], steps: int) -> TrainConfig:
     return TrainConfig(
         phase=phase,
         steps=steps,
+        batch_rows=4,
         mixture=mixture,
         inherit_optimizer=False,
-        optimizer=OptimizerConfig(muon_learning_rate=0.01, adamw_learning_rate=1.5e-3),
+        optimizer=OptimizerConfig(muon_learning_rate=0.01, adamw_learning_rate=8e-3),
         schedule=ScheduleConfig(warmup_fraction=0.05, decay_fraction=0.75, end_factor=0.1, shape="cosine"),
         n_threads=1,
     )

@@ -30,7 +30,7 @@ class Wanted:
 
 def recipes() -> dict[str, str]:
     """Return the recipes by name, as references to their functions."""
-    small = {name: f"codeflow.recipes.tiny:{name}" for name in ("tiny", "smoke", "whole")}
+    small = {name: f"codeflow.recipes.tiny:{name}" for name in ("tiny", "smoke")}
     return {**small, "paths": "codeflow.recipes.paths:paths", "scaling": "codeflow.recipes.scaling:scaling"}
 
 

@@ -2,8 +2,8 @@
 
 Covered: files and histories -> clean, deduplicated, decontaminated documents -> samples (plain text,
 fill-in-the-middle, evolution triplets) -> tokens -> a small dense model trained in three phases (general, code,
-annealing) -> scores -> report. The recipe `whole` goes on from the annealed model (post.py): looped model,
-mid-training, two post-training paths, published checkpoints.
+annealing), and what follows it (post.py): looped model, mid-training, two post-training paths -> scores -> published
+checkpoints -> report.
 
 The real recipe's numbers are in `docs/recipe.md`; here every size is cut to what two cores do in minutes, while
 order, formats and rules stay the same.
@@ -21,7 +21,7 @@ from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
 from codeflow.eval.prompts import PromptsConfig
 from codeflow.execute.chain import Stage
 from codeflow.model.config import ModelConfig
-from codeflow.recipes.post import CONTEXTS, PostTraining, post_training
+from codeflow.recipes.post import CONTEXTS, Lengths, PostTraining, post_training
 from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
 from codeflow.solve.config import RolloutConfig
@@ -64,7 +64,7 @@ class TinyRecipe(Config):
     samples: SamplesConfig
     pack: PackConfig
     train: TrainPhases
-    post: PostTraining | None
+    post: PostTraining
     evaluate: EvaluateConfig
     report: ReportConfig
 
@@ -97,38 +97,52 @@ class TinyRecipe(Config):
             v["evolution"].stage(self.evolution, {"commits": "history", "documents": "split"}),
             v["samples"].stage(self.samples, {"documents": "split", "triplets": "evolution"}),
             v["pack"].stage(self.pack),
-            *(self.post.data() if self.post else []),
+            *self.post.data(),
         ]
         parent: dict[str, str] = {}
         for phase in phases:
             inputs = {"tokens": "pack", "tokenizer": "tokenizer", **parent}
             stages.append(v["train"].stage(getattr(self.train, phase), inputs, trained[phase]))
             parent = {"parent": trained[phase]}
-        scored = {"documents": "split", "tokenizer": "tokenizer", **trained}
-        if self.post:
-            stages += self.post.training()
-            scored |= {"tasks": "tasks", **self.post.scored()}
-        stages.append(v["evaluate"].stage(self.evaluate, scored))
-        if self.post:
-            stages.append(self.post.published())
+        stages += self.post.training()
+        scored = {"documents": "split", "tokenizer": "tokenizer", "tasks": "tasks", **trained, **self.post.scored()}
+        stages += [v["evaluate"].stage(self.evaluate, scored), self.post.published()]
         everything = {stage.name: stage.name for stage in stages}
         return [*stages, v["report"].stage(self.report, everything)]
 
 
 def tiny() -> TinyRecipe:
-    """Return the recipe of `make run`: at most 6 minutes and 6 GiB on two cores."""
-    return _recipe("tiny", 40_000_000, (45, 130, 45), None)
-
-
-def whole() -> TinyRecipe:
-    """Return the tiny recipe and what follows pre-training; its length at these sizes has not been measured yet."""
-    post = post_training(mid_steps=30, sft_steps=80, grpo_steps=45, n_sft=6000, n_reasoning=3300)
-    return _recipe("whole", 40_000_000, (45, 130, 45), post)
+    """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
+    lengths = Lengths(
+        mid_steps=30,
+        sft_steps=320,
+        grpo_steps=120,
+        more_sft_steps=480,
+        thinking_sft_steps=160,
+        thinking_grpo_steps=12,
+        n_sft=14_000,
+        n_rl=3_000,
+        n_heldout=1_000,
+        n_reasoning=3_300,
+    )
+    return _recipe("tiny", 40_000_000, (45, 130, 45), post_training(lengths))
 
 
 def smoke() -> TinyRecipe:
     """Return the same chain with less of everything: under 3 minutes, for continuous integration."""
-    recipe = _recipe("smoke", 6_000_000, (12, 16, 8), None)
+    lengths = Lengths(
+        mid_steps=4,
+        sft_steps=12,
+        grpo_steps=2,
+        more_sft_steps=4,
+        thinking_sft_steps=4,
+        thinking_grpo_steps=1,
+        n_sft=560,
+        n_rl=56,
+        n_heldout=28,
+        n_reasoning=220,
+    )
+    recipe = _recipe("smoke", 6_000_000, (12, 16, 8), post_training(lengths))
     evaluate = recipe.evaluate.model_copy(
         update={
             "documents_per_domain": 12,
@@ -137,12 +151,13 @@ def smoke() -> TinyRecipe:
             "humaneval_tasks": 8,
             "max_new_tokens": 48,
             "pass_ks": (1,),
+            "micro_tasks": recipe.evaluate.micro_tasks.model_copy(update={"tasks": 12, "thinking_tasks": 4}),
         }
     )
     return recipe.model_copy(update={"evaluate": evaluate})
 
 
-def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining | None) -> TinyRecipe:
+def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining) -> TinyRecipe:
     return TinyRecipe(
         name=name,
         collect=CollectConfig(cap_bytes=cap_bytes, general_cap_bytes=cap_bytes // 4),
@@ -167,9 +182,13 @@ def _chat_tasks() -> MicroTaskScoresConfig:
     """Return how held-out micro-tasks are asked: only checkpoints that were taught the chat format."""
     instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
     thinking = ("sft_thinking", "rl_thinking")
-    rollout = RolloutConfig(max_new_tokens=96)
     return MicroTaskScoresConfig(
-        tasks=200, samples=8, checkpoints=(*instruct, *thinking), thinking=thinking, rollout=rollout
+        tasks=1000,
+        samples=8,
+        checkpoints=(*instruct, *thinking),
+        thinking=thinking,
+        thinking_tasks=150,
+        rollout=RolloutConfig(max_new_tokens=80),
     )
 
 

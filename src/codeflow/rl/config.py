@@ -17,6 +17,9 @@ class GrpoConfig(Config):
     `reward` is all-or-nothing by default, where the recipe takes the share of hidden tests passed: on functions of a
     few lines a wrong answer passes many tests by chance (an empty list, `return True`), and the share then rewards
     the safest constant more than the idea. `reward="random"` is the control.
+
+    The optimizer is plain momentum: the gradient of a few hundred rollouts is mostly noise, spread over all directions,
+    which Muon and AdamW scale up (docs/paths.md has the measurement).
     """
 
     phase: str = "grpo"
@@ -31,7 +34,7 @@ class GrpoConfig(Config):
     updates_per_step: PositiveInt = 1  # the step's groups are divided among them, in order
     clip_low: float = Field(default=0.2, gt=0, lt=1)  # the ratio's bounds: 1 - clip_low .. 1 + clip_high (DAPO)
     clip_high: float = Field(default=0.28, gt=0)
-    optimizer: OptimizerConfig = OptimizerConfig(muon_learning_rate=1.5e-3, adamw_learning_rate=1.5e-4)
+    optimizer: OptimizerConfig = OptimizerConfig(matrices="sgd", others="sgd", sgd_learning_rate=1.0, sgd_momentum=0.95)
     schedule: ScheduleConfig = ScheduleConfig()
     precision: Literal["bf16", "fp32"] = "bf16"
     row_tokens: PositiveInt = 512  # rows that rollouts are packed into; a longer rollout has a row of its own length
