@@ -99,8 +99,12 @@ def in_memory(data: bytes) -> int:
     """Return the descriptor of a file in memory that holds `data`, at its beginning."""
     descriptor = os.memfd_create("codeflow", os.MFD_CLOEXEC)
     view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError:
+        os.close(descriptor)
+        raise
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
@@ -153,6 +157,10 @@ class Server:
             send(self.control, b"begin", [body])
         finally:
             os.close(body)
+
+    def processes(self) -> list[int]:
+        """Return bubblewrap's process id and those of its children, as long as they live."""
+        return [self.process.pid, *_children(self.process.pid)]
 
     async def come_up(self) -> None:
         """Wait until it can serve. Raises InfrastructureError with bubblewrap's or Python's own words."""
@@ -260,6 +268,6 @@ class Servers:
 
 
 @functools.cache
-def servers(host: Host, readable: tuple[tuple[str, str], ...] = ()) -> Servers:
+def servers(host: Host, readable: tuple[tuple[str, str], ...]) -> Servers:
     """Return this process's servers on `host` that see `readable`."""
     return Servers(host, readable)

@@ -104,23 +104,30 @@ class _Seen:
 async def _execute(server: Server, job: dict[str, Any], limits: Limits, names: Sequence[str]) -> _Seen:
     """Run one job on a server that is up. Raises OSError; then, and after a fault, the server is of no use any more."""
     loop = asyncio.get_running_loop()
-    readers, writers = _pipes(names)
-    watch = Watch(set(readers.values()), limits.output_bytes + (limits.disk_bytes if "kept" in readers else 0))
     body = in_memory(marshal.dumps(job, 4))
+    try:
+        readers, writers = _pipes(names)
+    except OSError:
+        os.close(body)
+        raise
+    watch = Watch(set(readers.values()), limits.output_bytes + (limits.disk_bytes if "kept" in readers else 0))
     header = {
         "cpu_seconds": math.ceil(limits.cpu_seconds),
         "memory_bytes": limits.memory_bytes,
         "processes": limits.processes,
         "disk_bytes": limits.disk_bytes,
     }
+    for descriptor in readers.values():
+        watch.add(loop, descriptor)
     try:
         started = time.monotonic()
         send(server.control, marshal.dumps(header, 4), [body, *writers])
+    except OSError:
+        watch.close(loop)
+        raise
     finally:
         for descriptor in (body, *writers):
             os.close(descriptor)
-        for descriptor in readers.values():
-            watch.add(loop, descriptor)
     loop.add_reader(server.control, watch.stop.set)
     timed_out, report = False, b""
     try:
