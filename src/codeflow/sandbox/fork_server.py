@@ -154,7 +154,8 @@ class Server:
         }
         body = in_memory(marshal.dumps(config, 4))
         try:
-            send(self.control, b"begin", [body])
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; come_up says why
+                send(self.control, b"begin", [body])
         finally:
             os.close(body)
 
