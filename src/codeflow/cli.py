@@ -255,7 +255,56 @@ def _add(verb: Verb) -> None:
 
 
 for _verb in VERBS.values():
-    _add(_verb)
+    if _verb.name != "evaluate":
+        _add(_verb)
+
+
+@app.command(rich_help_panel="Stages, one artifact each")
+def evaluate(
+    target: Annotated[str, typer.Argument(help="With --on the model; without it the artifact's folder, as ever.")],
+    overrides: _Overrides = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="Benchmarks by name, such as humaneval,cruxeval.", metavar="NAMES")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --on: the scores' folder; MODEL_benchmarks if not given."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="With --on: another run's folder, to print the paired differences to.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME=DIR", help="Without --on: an input artifact."),
+    ] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="Print all fields with defaults and stop.")] = False,
+) -> None:
+    """Score a model on public benchmarks (--on), or checkpoints on held-out documents and programs of a run.
+
+    Examples:
+
+        codeflow evaluate runs/tiny/train_anneal --on humaneval -o runs/humaneval style=text limit=20
+
+        codeflow evaluate hf/my-model --on mbpp,cruxeval_output,bfcl samples=5 temperature=0.8 --against runs/before
+
+        codeflow evaluate runs/mine/evaluate -i documents=runs/mine/split -i tokenizer=runs/mine/tokenizer -i last=DIR
+
+    The same command goes on where an earlier call stopped; docs/evaluation.md lists benchmarks, files and settings.
+    """
+    if on and not fields:
+        from codeflow.recipes.evaluation import evaluate_on
+
+        evaluate_on(target, on, output, overrides or [], against)
+        return
+    if fields:
+        kind = resolve("codeflow.eval.benchmark_run:BenchmarkRunConfig" if on else VERBS["evaluate"].config)
+        print((kind(on=tuple(on)) if on else kind()).model_dump_json(indent=2))
+        return
+    if output or against:
+        raise UserError("--output and --against go with --on; name benchmarks, or leave them out")
+    from codeflow.recipes import runner
+
+    runner.run_verb(VERBS["evaluate"], Path(target), inputs or [], overrides or [])
 
 
 def _user_words(error: OSError) -> str | None:

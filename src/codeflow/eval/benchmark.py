@@ -127,6 +127,7 @@ class Benchmark:
     style: Style = "chat"  # how it is asked unless one says otherwise
     tries: int = 1
     follow_up: Callable[[Attempt, Judgement], str] | None = None  # the message before the next try
+    transfer_from: str = ""  # a language among the subsets, to whose score those of the others are held
 
 
 def benchmarks_folder(field: str | None) -> Path | None:

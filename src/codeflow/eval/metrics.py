@@ -5,7 +5,7 @@ clustered by task, of one run or of the difference between two.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +116,27 @@ def calibration_error(
     drawn = source.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
     low, high = np.quantile(error(drawn), [0.025, 0.975])
     return float(error(np.ones((1, len(names))))[0]), float(low), float(high)
+
+
+def transfer_interval(
+    values: Mapping[str, Sequence[float]], source: str, n_resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return the mean score of the other languages as a share of the source language's, with a 95 % interval.
+
+    Languages count the same; tasks are resampled within their language. Raises ValueError when the source scores 0.
+    """
+    if not sum(values[source]):
+        raise ValueError(f"{source} scores 0: nothing that the others could be a share of")
+    random = np.random.default_rng(seed)
+    means: dict[str, np.ndarray] = {}
+    for name in sorted(values):
+        found = np.array(values[name], dtype=float)
+        drawn = found[random.integers(len(found), size=(n_resamples, len(found)))].mean(axis=1)
+        means[name] = np.concatenate([[found.mean()], drawn])
+    others = np.mean([mean for name, mean in means.items() if name != source], axis=0)
+    shares = others[means[source] > 0] / means[source][means[source] > 0]
+    low, high = np.quantile(shares[1:], [0.025, 0.975])
+    return float(shares[0]), float(low), float(high)
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

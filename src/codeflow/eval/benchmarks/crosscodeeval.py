@@ -83,4 +83,5 @@ BENCHMARK = Benchmark(
     load=_problems,
     judge=_judge,
     style="text",
+    transfer_from="python",
 )
