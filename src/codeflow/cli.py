@@ -261,7 +261,9 @@ for _verb in VERBS.values():
 
 @app.command(rich_help_panel="Stages, one artifact each")
 def evaluate(
-    target: Annotated[str, typer.Argument(help="With --on the model; without it the artifact's folder, as ever.")],
+    target: Annotated[
+        str, typer.Argument(help="With --on the checkpoint; without it the artifact's folder.", metavar="TARGET")
+    ] = "",
     overrides: _Overrides = None,
     on: Annotated[
         list[str] | None, typer.Option("--on", help="Benchmarks by name, such as humaneval,cruxeval.", metavar="NAMES")
@@ -279,7 +281,7 @@ def evaluate(
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print all fields with defaults and stop.")] = False,
 ) -> None:
-    """Score a model on public benchmarks (--on), or checkpoints on held-out documents and programs of a run.
+    """Score a checkpoint on public benchmarks (--on), or make a run's scores artifact (without it), as recipes do.
 
     Examples:
 
@@ -291,14 +293,16 @@ def evaluate(
 
     The same command goes on where an earlier call stopped; docs/evaluation.md lists benchmarks, files and settings.
     """
-    if on and not fields:
-        from codeflow.recipes.evaluation import evaluate_on
-
-        evaluate_on(target, on, output, overrides or [], against)
-        return
     if fields:
         kind = resolve("codeflow.eval.benchmark_run:BenchmarkRunConfig" if on else VERBS["evaluate"].config)
         print((kind(on=tuple(on)) if on else kind()).model_dump_json(indent=2))
+        return
+    if not target:
+        raise UserError("evaluate what? give a checkpoint and --on NAMES, or the folder of a scores artifact")
+    if on:
+        from codeflow.recipes.evaluation import evaluate_on
+
+        evaluate_on(target, on, output, overrides or [], against)
         return
     if output or against:
         raise UserError("--output and --against go with --on; name benchmarks, or leave them out")
