@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _config(folder: Path, **fields: object) -> BenchmarkRunConfig:
+def _config(folder: Path, **fields: Any) -> BenchmarkRunConfig:
     return BenchmarkRunConfig(on=("sums",), benchmarks=str(folder), bootstrap_resamples=50, prove=False, **fields)
 
 

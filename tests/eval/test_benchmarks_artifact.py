@@ -22,7 +22,10 @@ from codeflow.eval.benchmarks_artifact import contaminated, differences, make, r
 from codeflow.eval.records import Generated
 from tests.eval.conftest import document
 
-PROMPT = 'def add_up(first, second, third):\n    """Return the sum of the three given numbers, whatever their signs are, without rounding any of them first."""\n'
+PROMPT = (
+    "def add_up(first, second, third):\n"
+    '    """Return the sum of the three given numbers, whatever their signs are, without rounding them."""\n'
+)
 
 
 @pytest.fixture(scope="module")

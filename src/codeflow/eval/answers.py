@@ -45,8 +45,15 @@ class Answer:
 class Answerer(Protocol):
     """A model under test."""
 
-    name: str  # shown with scores
-    fingerprint: str  # changes when the model does
+    @property
+    def name(self) -> str:
+        """What scores show."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when the model does."""
+        ...
 
     def answer(self, questions: Sequence[Question], sampling: Sampling, seed: int) -> list[Answer]:
         """Return one answer to each question. Raises InfrastructureError when the model cannot be reached."""
@@ -66,9 +73,13 @@ class LocalAnswerer:
     ) -> None:
         self.folder, self.name, self.dtype, self.batch, self.thinking = folder, name, dtype, batch, thinking
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """The hash of the weights and the tokenizer."""
+        """The hash of the weights, the tokenizer and how they are run."""
+        return self._hashed
+
+    @functools.cached_property
+    def _hashed(self) -> str:
         digest = hashlib.sha256(f"{self.dtype} {self.thinking}".encode())
         for path in sorted((*self.folder.glob("*.safetensors"), *self.folder.glob("*.json"))):
             with open(path, "rb") as file:

@@ -64,8 +64,9 @@ def _by_subset(scorer: Scorer, finished: Finished, metric: Metric, attempt: int,
     shares: dict[str, list[Share]] = {}
     for problem in finished.problems:
         share = metric.share(samples[problem.id]) if problem.id in samples else None
-        for subset in ("", *problem.subsets) if share else ():
-            shares.setdefault(subset, []).append(share)
+        if share:
+            for subset in ("", *problem.subsets):
+                shares.setdefault(subset, []).append(share)
     n_faults = _n_faults(finished)
     return [scorer.score(f"{metric.name}{suffix}", name, found, n_faults) for name, found in sorted(shares.items())]
 
