@@ -17,8 +17,23 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from codeflow.model.config import ModelConfig
+from codeflow.model.looped import LoopCoder
+from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.mesh import World, world
+from codeflow.parallel.place import place
+from codeflow.train.allocator import kept_memory
+from codeflow.train.config import OptimizerConfig
+from codeflow.train.loop import Trainee, train_step
+from codeflow.train.losses import NextToken, Objective, TensorBatch
+from codeflow.train.monitor import measured_peak_flops, training_flops_per_token
+from codeflow.train.optimizer import Optimizer
+
 ROWS, CONTEXT_TOKENS, STEPS, ROUNDS = 4, 512, 5, 3
 PEER = Path(__file__).parent / "peers" / "transformers"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {"fp32": 1.0, "bf16": 1.15}
 SHAPE = {
     "vocab_size": 8192,
@@ -33,42 +48,36 @@ SHAPE = {
 }
 
 
+def make_batch() -> TensorBatch:
+    """Return rows of random tokens, each row one document."""
+    ids = torch.randint(16, SHAPE["vocab_size"], (ROWS, CONTEXT_TOKENS))
+    positions = torch.arange(CONTEXT_TOKENS, dtype=torch.int32).repeat(ROWS, 1)
+    return TensorBatch(ids, ids.roll(-1, 1), torch.ones(ids.shape), positions, torch.zeros_like(positions))
+
+
+def make_trainee(shape: dict[str, Any], precision: str, here: World, matrices: Literal["muon", "adamw"]) -> Trainee:
+    """Return a model of this shape, ready for a step."""
+    model, dtype = LoopCoder(ModelConfig.model_validate(shape)), DTYPES[precision]
+    objective = Objective(model, NextToken())
+    placed = place(model, objective, model.layers, here.mesh, dtype)
+    return Trainee(objective, placed, Optimizer(placed.masters, OptimizerConfig(matrices=matrices), dtype), here)
+
+
 def ours(precision: str, n_threads: int, matrices: Literal["muon", "adamw"]) -> dict[str, float]:
     """Time our step in this process; return the fastest, with the measured peak and the step's operations."""
-    import torch
-
-    from codeflow.model.config import ModelConfig
-    from codeflow.model.looped import LoopCoder
-    from codeflow.parallel.config import MeshConfig
-    from codeflow.parallel.mesh import world
-    from codeflow.parallel.place import place
-    from codeflow.train.allocator import kept_memory
-    from codeflow.train.config import OptimizerConfig
-    from codeflow.train.loop import Trainee, train_step
-    from codeflow.train.losses import NextToken, Objective, TensorBatch
-    from codeflow.train.monitor import measured_peak_flops, training_flops_per_token
-    from codeflow.train.optimizer import Optimizer
-
     torch.set_num_threads(n_threads)
     torch.manual_seed(0)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    config = ModelConfig.model_validate(SHAPE)
-    ids = torch.randint(16, config.vocab_size, (ROWS, CONTEXT_TOKENS))
-    positions = torch.arange(CONTEXT_TOKENS, dtype=torch.int32).repeat(ROWS, 1)
-    batch = TensorBatch(ids, ids.roll(-1, 1), torch.ones(ids.shape), positions, torch.zeros_like(positions))
+    batch = make_batch()
     best = {"seconds": float("inf"), "cpu_seconds": float("inf")}
     with kept_memory(), world(MeshConfig()) as here:
-        model = LoopCoder(config)
-        objective = Objective(model, NextToken())
-        placed = place(model, objective, model.layers, here.mesh, dtype)
-        trainee = Trainee(objective, placed, Optimizer(placed.masters, OptimizerConfig(matrices=matrices), dtype), here)
+        trainee = make_trainee(SHAPE, precision, here, matrices)
         for _ in range(STEPS):
             started, cpu = time.perf_counter(), time.process_time()
             train_step(trainee, [batch], 1.0, 1.0)
             best["seconds"] = min(best["seconds"], time.perf_counter() - started)
             best["cpu_seconds"] = min(best["cpu_seconds"], time.process_time() - cpu)
-    flops = training_flops_per_token(config, CONTEXT_TOKENS) * ids.numel()
-    return {**best, "peak": measured_peak_flops(dtype), "flops": flops}
+    flops = training_flops_per_token(ModelConfig.model_validate(SHAPE), CONTEXT_TOKENS) * batch.ids.numel()
+    return {**best, "peak": measured_peak_flops(DTYPES[precision]), "flops": flops}
 
 
 def _run(command: list[str]) -> dict[str, Any]:
