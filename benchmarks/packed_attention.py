@@ -1,4 +1,4 @@
-"""Causal attention in packed rows: 8 rows of 512 positions with 5 documents each, 4 heads, D = 64, forward and backward.
+"""Causal attention in packed rows: 8 rows of 512 positions, 5 documents each, 4 heads, D = 64, forward and backward.
 
     packed_attention_fp32 (default), packed_attention_bf16
 
@@ -8,6 +8,7 @@ Runs alternate in one process, one thread; the best CPU seconds of each side cou
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -29,7 +30,7 @@ def document_starts(seed: int) -> Tensor:
     rows = []
     for _ in range(N_ROWS):
         edges = [0, *sorted(draw.sample(range(1, LENGTH), N_DOCUMENTS - 1)), LENGTH]
-        rows.append([start for start, end in zip(edges, edges[1:], strict=False) for _ in range(end - start)])
+        rows.append([start for start, end in itertools.pairwise(edges) for _ in range(end - start)])
     return torch.tensor(rows)
 
 

@@ -14,11 +14,11 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from benchmarks.generation import PEER, peer_python
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
@@ -32,7 +32,6 @@ from codeflow.train.monitor import measured_peak_flops, training_flops_per_token
 from codeflow.train.optimizer import Optimizer
 
 ROWS, CONTEXT_TOKENS, STEPS, ROUNDS = 4, 512, 5, 3
-PEER = Path(__file__).parent / "peers" / "transformers"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {"fp32": 1.0, "bf16": 1.15}
 SHAPE = {
@@ -98,9 +97,7 @@ def main() -> None:
     if arguments.only_ours:
         print(json.dumps(ours(arguments.precision, arguments.threads, arguments.only_ours)))
         return
-    python = PEER / ".venv" / "requirements" / "bin" / "python"
-    if not python.exists():
-        sys.exit(f"no {python}: python3 -m venv {python.parent.parent} and install {PEER / 'requirements.txt'}")
+    python = peer_python()
     settings = {"rows": ROWS, "context_tokens": CONTEXT_TOKENS, "n_threads": arguments.threads, "steps": STEPS}
     settings |= {"dtype": {"fp32": "float32", "bf16": "bfloat16"}[arguments.precision], "model": SHAPE}
     # by the runner and not by this file: a script's own folder would come before the standard library
