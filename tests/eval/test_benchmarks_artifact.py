@@ -129,6 +129,13 @@ def test_a_finished_run_is_read_without_its_model(files: Path, models: Path, tmp
         make(config, LocalAnswerer(models / "first", "first"), files)
 
 
+def test_a_missing_file_is_said_before_anything_is_asked(files: Path, models: Path, tmp_path: Path) -> None:
+    config = BenchmarkRunConfig(on=("cruxeval_output", "mbpp"), benchmarks=str(files), style="text", prove=False)
+    with pytest.raises(UserError, match="mbpp"):
+        make(config, LocalAnswerer(models / "first", "first"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_problems_in_training_documents_are_named(files: Path, tmp_path: Path) -> None:
     (benchmark,) = catalogue.find(["humaneval"])
     problems = benchmark.load([files / "humaneval/HumanEval.jsonl.gz"])

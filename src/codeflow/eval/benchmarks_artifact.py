@@ -22,7 +22,7 @@ from codeflow.core.storage import make_folder, write_text
 from codeflow.core.types import Score
 from codeflow.eval import catalogue
 from codeflow.eval.answers import Answer, Answerer, Question
-from codeflow.eval.benchmark import Problem, Sampling
+from codeflow.eval.benchmark import Problem, Sampling, locate
 from codeflow.eval.benchmark_run import BenchmarkRunConfig, Finished, run_benchmark
 from codeflow.eval.benchmark_scores import compare, provenance, rows, score
 from codeflow.eval.metrics import Difference
@@ -39,6 +39,8 @@ def make(config: BenchmarkRunConfig, answerer: Answerer, output: Path) -> tuple[
     from codeflow.eval.records import Generated
 
     wanted = catalogue.find(config.on)
+    for file in (file for benchmark in wanted for file in benchmark.files):
+        locate(file, config.benchmarks)  # what is missing is said before hours of work, not after
     _open(config, answerer, output)
     finished: list[Finished] = []
     for benchmark in wanted:
