@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codeflow.model.decode import Decoder
+from codeflow.model.kv_cache import BLOCK_TOKENS
 from tests.model.shapes import changed, make_ids, make_model
 
 LENGTH = 20
@@ -19,13 +20,14 @@ def _relative(ours: Tensor, exact: Tensor) -> float:
     return float((ours - exact).abs().max() / exact.abs().max())
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("config", [DENSE, *WINDOWS, DEEP], ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
 @pytest.mark.parametrize("chunks", [(1,) * 14, (5, 1, 1, 7), (14,), (1, 12, 1)], ids=str)
 @torch.no_grad()
-def test_decoding_equals_the_forward_pass(config, chunks: tuple[int, ...]) -> None:
+def test_decoding_equals_the_forward_pass(config, chunks: tuple[int, ...], compiled: bool) -> None:
     model, ids = make_model(config), make_ids(2, LENGTH)
     exact = model.logits(model(ids))
-    decoder = Decoder(model, LENGTH)
+    decoder = Decoder(model, LENGTH, compiled=compiled)
     logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
     at = 6
     for size in chunks:
@@ -34,12 +36,13 @@ def test_decoding_equals_the_forward_pass(config, chunks: tuple[int, ...]) -> No
     assert _relative(torch.cat(logits, 1), exact[:, 5:]) < 5e-6
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("config", [DENSE, *WINDOWS[:4], DEEP], ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
 @torch.no_grad()
-def test_ragged_rows_equal_rows_alone(config) -> None:
+def test_ragged_rows_equal_rows_alone(config, compiled: bool) -> None:
     model, ids = make_model(config), make_ids(4, LENGTH)
     lengths = [1, 9, 3, 9]
-    decoder = Decoder(model, 9 + 8)
+    decoder = Decoder(model, 9 + 8, compiled=compiled)
     logits = [decoder.prefill([row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)])[:, None]]
     for step in range(5):
         logits.append(decoder.extend(torch.stack([ids[i, n + step] for i, n in enumerate(lengths)])[:, None]))
@@ -50,31 +53,72 @@ def test_ragged_rows_equal_rows_alone(config) -> None:
         assert _relative(found[i], exact) < 5e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_selected_rows_go_on_unchanged() -> None:
-    model, ids = make_model(WINDOWS[2]), make_ids(3, LENGTH)
-    decoder = Decoder(model, LENGTH)
-    decoder.prefill(ids[:, :10].tolist())
-    decoder.extend(ids[:, 10:11])
-    decoder.select([2, 0, 2])
-    found = decoder.extend(ids[[2, 0, 2], 11:12])[:, 0]
-    exact = model.logits(model(ids[[2, 0, 2], :12]))[:, -1]
-    assert _relative(found, exact) < 5e-6
+def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
+    """Not by one bit, where weights are packed: whatever else is decoded, in any order, over any blocks."""
+    model, ids = make_model(changed(loop_num=2, hidden_size=48, intermediate_size=80), dtype), make_ids(9, LENGTH)
+    many = Decoder(model, LENGTH, n_rows=9)
+    rows = many.cache.open(many.read([row[: 3 + i] for i, row in enumerate(ids.tolist())]), [LENGTH] * 9)
+    alone = Decoder(model, LENGTH, n_rows=1)
+    alone.prefill([ids[4, :7].tolist()])
+    for step in range(8):
+        group = rows[:: -1 if step % 2 else 1]
+        new = torch.stack([ids[rows.index(row), 3 + rows.index(row) + step] for row in group])[:, None]
+        together = many.step(group, new)[group.index(rows[4]), 0]
+        assert torch.equal(together, alone.extend(ids[4:5, 7 + step : 8 + step])[0, 0])
+
+
+@torch.no_grad()
+def test_samples_share_the_blocks_of_their_prompt() -> None:
+    """Rows behind one prompt equal rows that read it each; blocks go back with their last owner."""
+    config = changed(loop_num=3, loop_window_size=7, max_position_embeddings=256)
+    model, n_prompt = make_model(config), 2 * BLOCK_TOKENS + 5
+    ids = make_ids(3, n_prompt + 40)
+    ids[:, :n_prompt] = ids[0, :n_prompt]
+    exact = model.logits(model(ids))
+    decoder = Decoder(model, n_prompt + 40, n_rows=3)
+    before = decoder.cache.n_free_blocks
+    (prompt,) = decoder.read([ids[0, :n_prompt].tolist()])
+    rows = decoder.cache.open([prompt] * 3, [n_prompt + 40] * 3)
+    table = decoder.cache.table
+    assert (table[rows[0], :2] == table[rows[1], :2]).all()
+    assert len({int(table[row, 2]) for row in rows}) == 3
+    assert before - decoder.cache.n_free_blocks == 3 + 3 * 2  # the prompt's, and two of each sample's own
+    found = torch.cat([decoder.step(rows, ids[:, at : at + 1]) for at in range(n_prompt, n_prompt + 40)], 1)
+    assert _relative(found, exact[:, n_prompt:]) < 5e-6
+    decoder.cache.release(prompt.blocks)
+    for row in rows:
+        decoder.cache.close(row)
+    assert decoder.cache.n_free_blocks == before
+    assert decoder.cache.n_free_rows == 3
 
 
 @torch.no_grad()
 def test_later_loops_take_constant_memory() -> None:
     config = changed(loop_num=3, loop_window_size=8, max_position_embeddings=4096)
     model = make_model(config)
-    sizes = {}
-    for capacity in (16, 512, 4096):
-        decoder = Decoder(model, capacity)
-        decoder.prefill([[1, 2, 3]])
-        assert decoder.cache is not None
-        sizes[capacity] = (decoder.cache.global_bytes, decoder.cache.local_bytes)
     per_slot = 2 * 2 * 8 * 4 * config.num_hidden_layers  # keys and values, heads, head dim, bytes, layers
-    assert {size[1] for size in sizes.values()} == {2 * 8 * per_slot}  # loops x window
-    assert sizes[4096][0] == 4096 * per_slot
+    for capacity in (32, 512, 4096):
+        cache = Decoder(model, capacity, n_rows=1, pool_tokens=capacity).cache
+        assert cache.local_bytes == 2 * 8 * per_slot  # loops x window
+        assert cache.global_bytes == capacity * per_slot
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_decode_of_32k_tokens_keeps_its_window() -> None:
+    """The second loop's memory is that of its window from the first token to the last, and the last ones are right."""
+    config = changed(loop_num=2, loop_window_size=16, max_position_embeddings=32768, num_hidden_layers=1)
+    model, ids = make_model(config), make_ids(1, 32768)
+    decoder = Decoder(model, 32768, n_rows=1)
+    local_bytes = decoder.cache.local_bytes
+    assert local_bytes == 2 * 16 * 2 * 8 * 4  # keys and values, window, heads, head dim, bytes
+    decoder.prefill(ids[:, :32].tolist())
+    for at in range(32, 32768):
+        logits = decoder.extend(ids[:, at : at + 1])
+    assert decoder.cache.local_bytes == local_bytes
+    assert _relative(logits[:, 0], model.logits(model(ids)[:, -1])) < 2e-5
 
 
 @pytest.mark.parametrize("wrong", ["window + 1", "second loop scaled", "gate before rope"])
@@ -84,15 +128,15 @@ def test_the_comparison_sees_known_mistakes(wrong: str, monkeypatch: pytest.Monk
     config, ids = WINDOWS[2], make_ids(2, LENGTH)
     model = make_model(config)
     exact = model.logits(model(ids))[:, -1]
-    decoder = Decoder(model, LENGTH)
     if wrong == "window + 1":
-        model.config = decoder.config = changed(loop_num=2, loop_window_size=8)
+        model.config = changed(loop_num=2, loop_window_size=8)
     elif wrong == "gate before rope":
         for block in model.layers:
             gate = block.gate_projection
             monkeypatch.setattr(gate, "forward", lambda q, gate=gate: (q.roll(1, -1) * gate.weight).sum(-1) + gate.bias)
     else:
         monkeypatch.setattr(model, "second_pass_scale", 0.9)
+    decoder = Decoder(model, LENGTH, compiled=wrong != "gate before rope")
     decoder.prefill(ids[:, :6].tolist())
     for at in range(6, LENGTH):
         found = decoder.extend(ids[:, at : at + 1])[:, 0]

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from codeflow.model.config import preset
 from codeflow.model.decode import Decoder
 from codeflow.model.flops import cache_bytes, count_parameters, decode_flops, forward_flops, training_flops
+from codeflow.model.kv_cache import BLOCK_TOKENS, blocks_of
 from codeflow.model.looped import LoopCoder
 from tests.model.shapes import changed, make_ids, make_model
 
@@ -71,11 +72,10 @@ def test_decoding_a_row_costs_its_forward_pass(config) -> None:
 @pytest.mark.parametrize("capacity", [3, 5, 40])
 def test_cache_bytes_are_those_allocated(capacity: int) -> None:
     config = changed(loop_num=3, loop_window_size=5)
-    decoder = Decoder(make_model(config), capacity)
-    decoder.prefill([[1, 2]])
-    assert decoder.cache is not None
-    expected = cache_bytes(config, capacity, item_bytes=4)
-    assert (decoder.cache.global_bytes, decoder.cache.local_bytes) == (expected.first, expected.later)
+    cache = Decoder(make_model(config), capacity, n_rows=1, pool_tokens=capacity).cache
+    whole_blocks = cache_bytes(config, blocks_of(capacity) * BLOCK_TOKENS, item_bytes=4)
+    assert cache.global_bytes == whole_blocks.first
+    assert cache.local_bytes == cache_bytes(config, capacity, item_bytes=4).later
 
 
 def test_the_released_loop_model_at_full_context() -> None:

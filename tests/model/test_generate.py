@@ -9,6 +9,7 @@ import torch
 
 from codeflow.core.config import validate
 from codeflow.core.errors import UserError
+from codeflow.model.decode import Decoder
 from codeflow.model.generate import GenerateSettings, distribution, generate, sample
 from tests.model.shapes import SHAPE, changed, make_ids, make_model
 
@@ -71,10 +72,11 @@ def test_a_request_does_not_depend_on_its_batch() -> None:
     assert generate(model, PROMPTS, settings, seeds=list(range(6, 12))) != together
 
 
-def test_equal_prompts_share_a_prefill_and_differ_in_samples() -> None:
+def test_equal_prompts_are_read_once_and_differ_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(LOOPED, torch.float64)
     calls: list[int] = []
-    model.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape[0]))
+    read = Decoder.read
+    monkeypatch.setattr(Decoder, "read", lambda self, prompts: calls.append(len(prompts)) or read(self, prompts))
     settings = GenerateSettings(max_new_tokens=8, temperature=1.0)
     results = generate(model, [PROMPTS[1]] * 5 + [PROMPTS[0]] * 3, settings)
     assert calls == [2]
@@ -132,16 +134,26 @@ def test_the_ends_of_the_unit_interval_pick_possible_tokens() -> None:
 @pytest.mark.parametrize(
     ("prompts", "fields", "message"),
     [
-        ([[]], {}, "prompt 0 is empty"),
-        ([[1], [0] * 64], {}, "prompt 1 has 64 tokens"),
-        ([[3, 50]], {}, r"prompt 0 holds id 50, outside 0\.\.49"),
-        ([[3]], {"stop_ids": [99]}, "stop id 99"),
+        ([[]], {}, "prompt 0: the prompt is empty"),
+        ([[1], [0] * 64], {}, "prompt 1: the prompt has 64 tokens"),
+        ([[3, 50]], {}, r"prompt 0: the prompt holds id 50, outside 0\.\.49"),
+        ([[3]], {"stop_ids": [99]}, "stop_ids holds id 99"),
+        ([[3]], {"stop_texts": ["x"]}, "stop_texts needs a tokenizer"),
     ],
 )
 def test_bad_requests(prompts: list[list[int]], fields: dict[str, object], message: str) -> None:
     settings = GenerateSettings.model_validate({"max_new_tokens": 4} | fields)
     with pytest.raises(UserError, match=message):
         generate(make_model(SHAPE), prompts, settings)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_broken_model_is_named(temperature: float) -> None:
+    model = make_model(SHAPE)
+    with torch.no_grad():
+        model.layers[1].mlp.down_proj.weight[3, 2] = torch.nan
+    with pytest.raises(UserError, match="prompt 0: the model's logits are not numbers"):
+        generate(model, [[1, 2]], GenerateSettings(max_new_tokens=4, temperature=temperature))
 
 
 @pytest.mark.parametrize("fields", [{"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"max_new_tokens": 0}])

@@ -1,215 +1,363 @@
-"""Running a model token by token over a KV cache: prefill, then steps of one or more tokens.
+"""Running a model over a KV cache: prompts are read whole, then rows of any lengths go on by one or more tokens.
 
-Equal to the whole forward pass to rounding. Prefill is that very pass (left pads are a document of their own); a
-step has its own short path, because at one token per row the cost is in the number of operations.
+Equal to the whole forward pass to rounding. Two forms of a step: torch operations, for any device, dtype and number of
+tokens; and compiled functions between the matrix products (`kernels.decode_step`) for one token per row on the CPU in
+fp32 and bf16, where the number of calls decides. The latter keeps its residual stream in fp32.
 
-Legend: B rows, T new tokens, C hidden size, H = G * R query heads, G key/value heads, D head dim, S slots, V words.
+Products are made with packed weights where oneDNN is at hand: faster, and a row's result does not depend on the rows
+beside it.
+
+Legend: B rows, T new tokens, C hidden size, H = G * R query heads, G key/value heads, D head dim, S slots, V words,
+W ring size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
+from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block
-from codeflow.model.kv_cache import KeyValueCache
+from codeflow.model.kv_cache import BLOCK_TOKENS, KeyValueCache, Prompt, blocks_of
 from codeflow.model.looped import LoopCoder
-from codeflow.model.rope import Rotation, rotation
+from codeflow.model.rope import rotate, rotation
 
-_FUSED_BYTES = 1 << 30  # copies of the projections are made for models whose blocks are smaller than this
+_COPIED_BYTES = 1 << 30  # copies of the projections are made for models whose blocks are smaller than this
+_PACK_ROWS = 32  # one number for all weights: the layout, and so the order of a sum, must not depend on the batch
+
+Product = Callable[[Tensor], Tensor]
+Place = tuple[int, int]  # loop, layer
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A block, and its input projections: joined in one matrix each, which halves the calls, or as they are."""
+    """A block and its products; projections of one input are joined."""
 
     block: Block
-    qkv: tuple[Tensor, ...]
-    gate_up: tuple[Tensor, ...]
+    qkv: Product
+    output: Product
+    gate_up: Product
+    down: Product
 
     @staticmethod
-    def of(block: Block, fused: bool) -> _Layer:
+    def of(block: Block, copy: bool) -> _Layer:
         attention, mlp = block.self_attn, block.mlp
-        qkv = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
-        gate_up = (mlp.gate_proj.weight, mlp.up_proj.weight)
-        return _Layer(block, (torch.cat(qkv),), (torch.cat(gate_up),)) if fused else _Layer(block, qkv, gate_up)
+        return _Layer(
+            block,
+            _product(copy, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+            _product(copy, attention.o_proj.weight),
+            _product(copy, mlp.gate_proj.weight, mlp.up_proj.weight),
+            _product(copy, mlp.down_proj.weight),
+        )
 
 
 class Decoder:
-    """A model and the caches of one batch of sequences. Not for training: everything runs without gradients."""
+    """A model with its caches. Not for training: everything runs without gradients, on the weights as they were."""
 
     @torch.no_grad()
-    def __init__(self, model: LoopCoder, capacity: int) -> None:
-        """`capacity` is how many slots a row may fill; the caller keeps rows within max_position_embeddings."""
-        self.model = model
-        self.config = model.config
-        self.capacity = capacity
-        self.cache: KeyValueCache | None = None
-        blocks = [block for block in model.layers if isinstance(block, Block)]
-        fused = sum(weight.nbytes for block in blocks for weight in block.parameters()) < _FUSED_BYTES
-        self.layers = [_Layer.of(block, fused) for block in blocks]
-
-    @torch.no_grad()
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read prompts of any lengths >= 1; returns the logits (B, V) of what follows each."""
-        model, longest = self.model, max(len(prompt) for prompt in prompts)
-        device = model.embed_tokens.weight.device
-        pads = [longest - len(prompt) for prompt in prompts]
-        rows = [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
-        ids = torch.tensor(rows, device=device)
-        cache = KeyValueCache.allocate(self.config, pads, self.capacity, model.embed_tokens.weight)
-        starts = None
-        if cache.ragged:
-            here = torch.arange(longest, device=device).expand(len(prompts), -1)
-            starts = torch.where(here >= cache.pads[:, None], cache.pads[:, None], 0)
-        hidden = model(ids, document_starts=starts, keep=cache.put_prompt)
-        cache.n_slots = longest
-        self.cache = cache
-        return model.logits(hidden[:, -1])
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only (repeats allowed)."""
-        assert self.cache is not None, "prefill first"
-        self.cache = self.cache.select(torch.tensor(rows, device=self.cache.pads.device))
-
-    @torch.no_grad()
-    def extend(self, ids: Tensor) -> Tensor:
-        """Append ids (B, T) to every row; returns the logits (B, T, V) that follow each of them."""
-        cache, model, config = self.cache, self.model, self.config
-        assert cache is not None, "prefill first"
-        begin, n_new = cache.n_slots, ids.shape[1]
-        assert begin + n_new <= self.capacity, f"{begin} + {n_new} tokens exceed the capacity {self.capacity}"
-        hidden = model.embed_tokens(ids)
-        slots = torch.arange(begin, begin + n_new, device=ids.device)
-        turn = _full_turn(rotation(slots[None] - cache.pads[:, None], config.head_dim, config.rope_theta, hidden.dtype))
-        global_bias = self._bias(cache, slots, 0, begin + n_new, None, hidden.dtype)
-        local_bias = None
-        if config.looped:
-            ring = cache.later[0][0].keys.shape[2]
-            ring_begin = max(0, begin + 1 - ring) if n_new == 1 else max(0, begin - ring)
-            local_bias = self._bias(cache, slots, ring_begin, begin + n_new, config.loop_window_size, hidden.dtype)
-        for loop in range(config.loop_num):
-            for index in range(config.num_hidden_layers):
-                hidden = self._block(hidden, turn, (loop, index), (global_bias, local_bias))
-        cache.n_slots = begin + n_new
-        return model.logits(model.norm(hidden))
-
-    def _block(
-        self, x: Tensor, turn: Rotation, place: tuple[int, int], biases: tuple[Tensor | None, Tensor | None]
-    ) -> Tensor:
-        """Run layer place[1] in loop place[0] on x (B, T, C)."""
-        layer = self.layers[place[1]]
-        block, scale = layer.block, self.model.second_pass_scale if place[0] else 1.0
-        attended = block.self_attn.o_proj(self._attention(layer, block.input_layernorm(x), turn, place, biases))
-        x = x + (attended if scale == 1.0 else scale * attended)
-        gate, up = _joined(block.post_attention_layernorm(x), layer.gate_up).chunk(2, dim=-1)
-        grown = block.mlp.down_proj(silu(gate) * up)
-        return x + (grown if scale == 1.0 else scale * grown)
-
-    def _attention(
+    def __init__(
         self,
-        weights: _Layer,
-        x: Tensor,
-        turn: Rotation,
-        place: tuple[int, int],
-        biases: tuple[Tensor | None, Tensor | None],
-    ) -> Tensor:
-        """Return the mixed heads (B, T, H * D) of x (B, T, C), and store the new keys and values."""
-        cache, (loop, layer), config = self.cache, place, self.config
-        assert cache is not None
-        begin, n_new = cache.n_slots, x.shape[1]
-        n_heads, n_kv_heads = config.num_attention_heads, config.num_key_value_heads
-        heads = _joined(x, weights.qkv).unflatten(-1, (-1, config.head_dim))
-        turned = _turn(heads[:, :, : n_heads + n_kv_heads], turn)
-        q, keys, values = turned[:, :, :n_heads], turned[:, :, n_heads:], heads[:, :, n_heads + n_kv_heads :]
-        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        first = cache.first[layer]
-        if loop == 0:
-            first.put(slice(begin, begin + n_new), keys, values)
-        used = slice(0, begin + n_new)
-        global_part = _attend(q, first.keys[:, :, used], first.values[:, :, used], biases[0])
-        if loop == 0:
-            return global_part.flatten(2)
-        local_kv = self._local(place, keys, values)
-        local_part = _attend(q, *local_kv, biases[1])
-        gates = weights.block.gate_projection
-        assert gates is not None
-        wide = torch.promote_types(q.dtype, torch.float32)
-        gate = gates(q).to(wide).sigmoid()[..., None]
-        return torch.lerp(local_part.to(wide), global_part.to(wide), gate).to(q.dtype).flatten(2)
+        model: LoopCoder,
+        row_tokens: int,
+        n_rows: int = 8,
+        pool_tokens: int | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        """Reserve caches for `n_rows` rows of at most `row_tokens` tokens, together `pool_tokens` (None: full rows).
 
-    def _local(self, place: tuple[int, int], keys: Tensor, values: Tensor) -> KeyValue:
-        """Store new keys and values (B, G, T, D) in the ring; return those that the new tokens may see."""
-        cache, (loop, layer) = self.cache, place
-        assert cache is not None
-        begin, n_new = cache.n_slots, keys.shape[2]
-        store = cache.later[loop - 1][layer]
-        ring = store.keys.shape[2]
-        if n_new == 1:  # the slot written is the one that leaves the window; the order of keys does not matter
-            at = begin % ring
-            store.put(slice(at, at + 1), keys, values)
-            used = min(begin + 1, ring)
-            return store.keys[:, :, :used], store.values[:, :, :used]
-        old_keys, old_values, _ = cache.recent(loop, layer)
-        cache.put_recent(loop, layer, begin, keys, values)
-        return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
-
-    def _bias(
-        self, cache: KeyValueCache, slots: Tensor, first: int, end: int, window: int | None, dtype: torch.dtype
-    ) -> Tensor | None:
-        """Return what is added to scores (B or 1, 1, T, keys), or None when every key is visible.
-
-        Keys are those of slots first..end, in ring order for a single token, else in order.
+        The caller keeps rows within max_position_embeddings. `compiled` False keeps a CPU to torch operations.
+        Raises UserError for a model with research options.
         """
-        if slots.numel() == 1 and not cache.ragged:
-            return None
-        key = torch.arange(first, end, device=slots.device)
-        if slots.numel() == 1 and window is not None:
-            key = key.roll(first % (end - first)) if first else key
-        visible = key <= slots[:, None]
-        if window is not None:
-            visible = visible & (key > slots[:, None] - window)
-        visible = visible & (key >= cache.pads[:, None, None])
-        return torch.zeros(visible.shape, dtype=dtype, device=slots.device).masked_fill_(~visible, -torch.inf)[:, None]
+        model.config.check_decodable()
+        self.model, self.config = model, model.config
+        weight = model.embed_tokens.weight
+        possible = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        self.compiled = possible if compiled is None else compiled and possible
+        blocks = [block for block in model.layers if isinstance(block, Block)]
+        copy = sum(weight.nbytes for block in blocks for weight in block.parameters()) < _COPIED_BYTES
+        self.layers = [_Layer.of(block, copy) for block in blocks]
+        self.head = _product(copy, model.lm_head.weight)
+        # A prompt's last block is there twice, its own and that of the row behind it, until the prompt is released.
+        pool = n_rows * (blocks_of(row_tokens) + 1) * BLOCK_TOKENS if pool_tokens is None else pool_tokens
+        self.cache = KeyValueCache(model.config, n_rows, row_tokens, pool, weight)
+        self._rows: list[int] = []
+        self._step = _CompiledStep(self, row_tokens) if self.compiled else None
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
+        """Read prompts of any lengths >= 1 in one pass; each is released with `cache.release(prompt.blocks)`."""
+        device, cache = self.model.embed_tokens.weight.device, self.cache
+        lengths = [len(prompt) for prompt in prompts]
+        # Shorter prompts are filled up at their right end, where causal attention does not look.
+        ids = torch.tensor([[*prompt, *[0] * (max(lengths) - len(prompt))] for prompt in prompts], device=device)
+        blocks = [cache.take(length) for length in lengths]
+        reading = _Reading(self, lengths, blocks)
+        hidden = self._run(ids, torch.arange(ids.shape[1], device=device)[None], reading)
+        last = hidden[torch.arange(len(prompts), device=device), torch.tensor(lengths, device=device) - 1]
+        logits = self._logits(last)
+        return [
+            Prompt(length, own, reading.rings[:, :, :, i], logits[i])
+            for i, (length, own) in enumerate(zip(lengths, blocks, strict=True))
+        ]
+
+    @torch.no_grad()
+    def step(self, rows: Sequence[int], ids: Tensor) -> Tensor:
+        """Append ids (B, T) to cache rows; returns the logits (B, T, V) that follow each of them."""
+        where = np.array(rows, np.int32)
+        n_new = ids.shape[1]
+        if self._step is not None and n_new == 1:
+            logits = self._step(where, ids[:, 0])[:, None]
+        else:
+            extending = _Extending(self, where, n_new)
+            logits = self._logits(self._run(ids, extending.positions, extending))
+        self.cache.lengths[where] += n_new
+        return logits
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Start one row per prompt (closing those before); returns the logits (B, V) of what follows each."""
+        for row in self._rows:
+            self.cache.close(row)
+        found = self.read(prompts)
+        self._rows = self.cache.open(found, [self.cache.table.shape[1] * BLOCK_TOKENS] * len(found))
+        for prompt in found:
+            self.cache.release(prompt.blocks)
+        return torch.stack([prompt.logits for prompt in found])
+
+    def extend(self, ids: Tensor) -> Tensor:
+        """Append ids (B, T) to the rows that `prefill` started; returns the logits (B, T, V)."""
+        return self.step(self._rows, ids)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def _run(self, ids: Tensor, positions: Tensor, attention: _Reading | _Extending) -> Tensor:
+        """Return the normed hidden states (B, T, C) of ids (B, T) at `positions`."""
+        config = self.config
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        x = embedding(ids, self.model.embed_tokens.weight)
+        turn = rotation(positions, config.head_dim, config.rope_theta, x.dtype)
+        for loop in range(config.loop_num):
+            scale = self.model.second_pass_scale if loop else 1.0
+            for index, layer in enumerate(self.layers):
+                qkv = layer.qkv(layer.block.input_layernorm(x)).unflatten(-1, (-1, config.head_dim))
+                q, k, v = qkv.split([heads, groups, groups], dim=-2)
+                mixed = attention((loop, index), rotate(q, turn), (rotate(k, turn), v))
+                x = x + _scaled(layer.output(mixed.flatten(-2)), scale)
+                gate, up = layer.gate_up(layer.block.post_attention_layernorm(x)).chunk(2, dim=-1)
+                x = x + _scaled(layer.down(silu(gate) * up), scale)
+        return self.model.norm(x)
+
+    def gate(self, layer: int, q: Tensor) -> Tensor:
+        """Return the gate logits (B, T, H) of a later loop."""
+        gates = self.layers[layer].block.gate_projection
+        assert gates is not None, "a later loop needs gates"
+        return gates(q)
 
 
-def _joined(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    """Return the products of x with all weights, side by side in the last dim."""
-    if len(weights) == 1:
-        return linear(x, weights[0])
-    return torch.cat([linear(x, weight) for weight in weights], dim=-1)
+class _Reading:
+    """Attention of prompts (B, T) to themselves; keeps their keys and values."""
+
+    def __init__(self, decoder: Decoder, lengths: Sequence[int], blocks: Sequence[tuple[int, ...]]) -> None:
+        self.decoder, cache = decoder, decoder.cache
+        device = cache.pool.device
+        longest, window = max(lengths), cache.window
+        count = torch.tensor(lengths, device=device)[:, None]
+        here = torch.arange(longest, device=device)
+        self.kept = here < count  # (B, T)
+        table = torch.tensor([[*own, *[0] * (blocks_of(longest) - len(own))] for own in blocks], device=device)
+        slots = here.expand_as(self.kept)
+        self.places = table[:, here // BLOCK_TOKENS][self.kept], (slots % BLOCK_TOKENS)[self.kept]
+        # Of the positions that share a ring slot the last one stays; slots never filled are never read.
+        self.recent = (_ring_positions(count, window)).clamp(min=0)
+        shape = cache.rings.shape
+        self.rings = cache.rings.new_empty((*shape[:3], len(lengths), *shape[4:]))
+        self.first: list[KeyValue] = []
+
+    def __call__(self, place: Place, q: Tensor, kv: KeyValue) -> Tensor:
+        loop, layer = place
+        model = self.decoder.model
+        if loop == 0:
+            self.first.append(kv)
+            keys, values = (x[self.kept] for x in kv)
+            self.decoder.cache.put(layer, self.places, keys, values)
+            return causal_attention(q, *kv, None, model.backend)
+        rows = torch.arange(q.shape[0], device=q.device)[:, None]
+        for kind, x in enumerate(kv):
+            self.rings[kind, loop - 1, layer] = x[rows, self.recent].transpose(1, 2)
+        window = self.decoder.config.loop_window_size
+        return gated_attention(q, self.first[layer], kv, self.decoder.gate(layer, q), None, window, model.backend)
 
 
-def _full_turn(turn: Rotation) -> Rotation:
-    """Return cosine and signed sine over the whole head dim, so that a turn takes four operations."""
-    cosine, sine = turn
-    return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
+class _Extending:
+    """Attention of T new tokens per row to the cache and each other; keeps their keys and values."""
+
+    def __init__(self, decoder: Decoder, rows: np.ndarray[Any, Any], n_new: int) -> None:
+        self.decoder, cache = decoder, decoder.cache
+        device, dtype = cache.pool.device, cache.pool.dtype
+        before = torch.from_numpy(cache.lengths[rows].astype(np.int64)).to(device)[:, None]
+        self.rows = torch.from_numpy(rows.astype(np.int64)).to(device)
+        self.positions = before + torch.arange(n_new, device=device)  # (B, T)
+        n_blocks = blocks_of(int(cache.lengths[rows].max()) + n_new)
+        self.blocks = torch.from_numpy(cache.table[rows, :n_blocks].astype(np.int64)).to(device)
+        block = self.blocks.gather(1, self.positions // BLOCK_TOKENS)
+        self.places = block.flatten(), (self.positions % BLOCK_TOKENS).flatten()
+        here = torch.arange(n_blocks * BLOCK_TOKENS, device=device)
+        self.global_bias = _bias(here <= self.positions[..., None], dtype)
+        ring = torch.cat([_ring_positions(before, cache.window), self.positions], dim=1)[:, None]  # (B, 1, W + T)
+        queries = self.positions[..., None]
+        near = (ring >= 0) & (ring <= queries) & (ring > queries - decoder.config.loop_window_size)
+        self.local_bias = _bias(near, dtype)
+        n_kept = min(n_new, cache.window)
+        self.recent = self.positions[:, n_new - n_kept :] % cache.window
+
+    def __call__(self, place: Place, q: Tensor, kv: KeyValue) -> Tensor:
+        loop, layer = place
+        cache = self.decoder.cache
+        if loop == 0:
+            keys, values = (x.flatten(0, 1) for x in kv)
+            cache.put(layer, self.places, keys, values)
+        wide = _attend(q, *cache.gather(layer, self.blocks), self.global_bias)
+        if loop == 0:
+            return wide
+        both = []
+        for kind, x in enumerate(kv):
+            ring = cache.rings[kind, loop - 1, layer]
+            both.append(torch.cat([ring[self.rows], x.transpose(1, 2)], dim=2))
+            ring[self.rows[:, None], :, self.recent] = x[:, x.shape[1] - self.recent.shape[1] :]
+        near = _attend(q, both[0], both[1], self.local_bias)
+        gate = self.decoder.gate(layer, q).to(torch.promote_types(q.dtype, torch.float32)).sigmoid()[..., None]
+        return torch.lerp(near.to(gate.dtype), wide.to(gate.dtype), gate).to(q.dtype)
 
 
-def _turn(x: Tensor, turn: Rotation) -> Tensor:
-    """Turn x (B, T, heads, D) by `_full_turn`."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * turn[0], torch.cat([second, first], dim=-1), turn[1])
+class _CompiledStep:
+    """One token per row with compiled functions between the products."""
+
+    def __init__(self, decoder: Decoder, row_tokens: int) -> None:
+        from codeflow.kernels import decode_step
+
+        self.kernels: Any = decode_step  # compiled: their parameters are not known to type checkers
+        self.decoder = decoder
+        config, cache = decoder.config, decoder.cache
+        model = decoder.model
+        dtype = model.embed_tokens.weight.dtype
+        turn = rotation(torch.arange(row_tokens)[None], config.head_dim, config.rope_theta, dtype)
+        self.turns = torch.stack([part[0, :, 0] for part in turn], dim=1).float().numpy()  # (positions, 2, D / 2)
+        blocks = [layer.block for layer in decoder.layers]
+        self.norms = [
+            [block.input_layernorm.weight.float().numpy(), block.post_attention_layernorm.weight.float().numpy()]
+            for block in blocks
+        ]
+        self.final_norm = model.norm.weight.float().numpy()
+        self.gates = [
+            None if gate is None else (gate.weight.float().numpy(), gate.bias.float().numpy())
+            for gate in (block.gate_projection for block in blocks)
+        ]
+        self.first = [(_array(cache.pool[0, i]), _array(cache.pool[1, i])) for i in range(len(blocks))]
+        self.later = [
+            [(_array(cache.rings[0, loop, i]), _array(cache.rings[1, loop, i])) for i in range(len(blocks))]
+            for loop in range(config.loop_num - 1)
+        ]
+        self._buffers: dict[int, list[tuple[Tensor, Any]]] = {}
+
+    def __call__(self, rows: np.ndarray[Any, Any], ids: Tensor) -> Tensor:
+        """Return the logits (B, V) fp32 behind ids (B,)."""
+        kernels, decoder = self.kernels, self.decoder
+        config, cache, epsilon = decoder.config, decoder.cache, decoder.config.rms_norm_eps
+        (normed, normed_array), (mixed, mixed_array), (grown, grown_array) = self._scratch(len(rows))
+        x = embedding(ids, decoder.model.embed_tokens.weight).float().numpy()
+        kernels.norm(x, self.norms[0][0], epsilon, normed_array)
+        for loop in range(config.loop_num):
+            scale = decoder.model.second_pass_scale if loop else 1.0
+            for index, layer in enumerate(decoder.layers):
+                qkv = _array(layer.qkv(normed))
+                common = (qkv, self.turns, rows, cache.lengths, cache.table)
+                if loop == 0:
+                    kernels.attend(*common, *self.first[index], config.num_attention_heads, mixed_array)
+                else:
+                    ring, gate = self.later[loop - 1][index], self.gates[index]
+                    kernels.attend_gated(*common, self.first[index], ring, gate, mixed_array)
+                branch = _array(layer.output(mixed))
+                kernels.add_norm(x, branch, scale, self.norms[index][1], epsilon, normed_array)
+                kernels.swiglu(_array(layer.gate_up(normed)), grown_array)
+                branch = _array(layer.down(grown))
+                last = index + 1 == len(decoder.layers)
+                done = last and loop + 1 == config.loop_num
+                after = self.final_norm if done else self.norms[0 if last else index + 1][0]
+                kernels.add_norm(x, branch, scale, after, epsilon, normed_array)
+        return decoder.head(normed).float()
+
+    def _scratch(self, n_rows: int) -> list[tuple[Tensor, Any]]:
+        """Return the inputs of the products for `n_rows` rows, as tensors and as arrays."""
+        if n_rows not in self._buffers:
+            config = self.decoder.config
+            sizes = (
+                config.hidden_size,
+                config.num_attention_heads * config.head_dim,
+                config.intermediate_size,
+            )
+            like = self.decoder.model.embed_tokens.weight
+            made = [torch.zeros((n_rows, size), dtype=like.dtype) for size in sizes]
+            self._buffers[n_rows] = [(tensor, _array(tensor)) for tensor in made]
+        return self._buffers[n_rows]
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention of q (B, T, H, D) to keys and values (B, G, S, D); returns (B, T, H, D).
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return the memory of a CPU tensor: fp32 as it is, bf16 as its bits."""
+    return (tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
+
+
+def _product(copy: bool, *weights: Tensor) -> Product:
+    """Return x -> the products of x with all weights (out, in), side by side in the last dim.
+
+    With `copy` the weights are joined in one matrix, packed for oneDNN where that is possible.
+    """
+    if not copy:
+        kept = [weight.detach() for weight in weights]
+        return lambda x: torch.cat([linear(x, weight) for weight in kept], dim=-1)
+    joined = torch.cat(weights).detach()
+    if not _packable(joined):
+        return lambda x: linear(x, joined)
+    packed = torch.ops.mkldnn._reorder_linear_weight(joined, _PACK_ROWS)
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: product(x, packed, None, "none", [], "")
+
+
+def _packable(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1.0 else scale * x
+
+
+def _ring_positions(lengths: Tensor, window: int) -> Tensor:
+    """Return the position (B, W) that each ring slot of rows of `lengths` (B, 1) holds; negative: none yet."""
+    last = lengths - 1
+    return last - (last - torch.arange(window, device=lengths.device)) % window
+
+
+def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores (B, 1, T, S) so that only `visible` (B, T, S) keys count."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)[:, None]
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of q (B, T, H, D) to keys and values (B, G, S, D) with `bias` (B, 1, T, S); returns (B, T, H, D).
 
     The query heads of a group are rows of one product with their keys, which are not repeated.
     """
-    n_rows, n_new, n_heads, head_dim = q.shape
-    n_kv_heads = keys.shape[1]
-    repeats = n_heads // n_kv_heads
-    if n_new == 1:
-        queries = q.reshape(n_rows, n_kv_heads, repeats, head_dim)
-        output = scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-        return output.reshape(n_rows, 1, n_heads, head_dim)
-    queries = q.unflatten(2, (n_kv_heads, repeats)).transpose(1, 2).flatten(2, 3)  # (B, G, T * R, D)
-    spread = None if bias is None else bias.repeat_interleave(repeats, dim=2)
-    output = scaled_dot_product_attention(queries, keys, values, attn_mask=spread)
+    n_new, repeats = q.shape[1], q.shape[2] // keys.shape[1]
+    queries = q.unflatten(2, (keys.shape[1], repeats)).transpose(1, 2).flatten(2, 3)  # (B, G, T * R, D)
+    output = scaled_dot_product_attention(queries, keys, values, attn_mask=bias.repeat_interleave(repeats, dim=2))
     return output.unflatten(2, (n_new, repeats)).transpose(1, 2).flatten(2, 3)

@@ -1,12 +1,10 @@
-"""Preallocated keys and values of a batch being decoded.
+"""Preallocated keys and values of sequences being decoded, each of its own length.
 
-Two kinds per layer: the global one (first loop, every token) and, for each further loop, a local ring that holds the
-last `loop_window_size` tokens, so a later loop's memory does not grow with the context.
+Two kinds: the global one (first loop, every token), in blocks of a pool, so that rows take what they need and samples
+of one prompt share its blocks; and, for each further loop, a ring per row that holds its last `loop_window_size`
+tokens, so a later loop's memory does not grow with the context.
 
-Rows are aligned at their right end: slot s of every row is filled in the same step, and a shorter prompt has
-`pads[row]` unused slots at its left.
-
-Legend: B rows, T new tokens, G key/value heads, S capacity in slots, D head dim, W ring size.
+Legend: L layers, N blocks of T tokens, G key/value heads, D head dim, W ring size.
 """
 
 from __future__ import annotations
@@ -14,103 +12,123 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from codeflow.model.attention import KeyValue
 from codeflow.model.config import ModelConfig
 
+BLOCK_TOKENS = 32
 
-@dataclass
-class Store:
-    """Keys and values of one layer in one loop: (B, G, slots, D) each."""
 
-    keys: Tensor
-    values: Tensor
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt that was read: the blocks of its keys and values, rings (2, loops - 1, L, G, W, D), what follows it."""
+
+    n_tokens: int
+    blocks: tuple[int, ...]
+    rings: Tensor
+    logits: Tensor  # (V,)
+
+
+class KeyValueCache:
+    """The pool, the rings, and which row owns what. Blocks are counted: one goes back when its last owner leaves.
+
+    `pool` (2, L, N, G, T, D) holds keys and values of the first loop, `rings` (2, loops - 1, L, rows, G, W, D) those of
+    the others; the token at position p lies in slot p % W. `table` (rows, blocks of the longest row) and `lengths`
+    (rows,) stay on the host.
+    """
+
+    def __init__(self, config: ModelConfig, n_rows: int, row_tokens: int, pool_tokens: int, like: Tensor) -> None:
+        """Reserve memory for `n_rows` rows of at most `row_tokens`, together `pool_tokens`, stored as `like` is."""
+        layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+        self.n_blocks = max(blocks_of(pool_tokens), blocks_of(row_tokens))
+        self.window = min(config.loop_window_size, row_tokens)
+        options = {"dtype": like.dtype, "device": like.device}
+        self.pool = torch.zeros((2, layers, self.n_blocks, heads, BLOCK_TOKENS, size), **options)
+        self.rings = torch.zeros((2, config.loop_num - 1, layers, n_rows, heads, self.window, size), **options)
+        self.table = np.zeros((n_rows, blocks_of(row_tokens)), np.int32)
+        self.lengths = np.zeros(n_rows, np.int32)
+        self._owners = np.zeros(self.n_blocks, np.int32)
+        self._free_blocks = list(range(self.n_blocks - 1, -1, -1))
+        self._free_rows = list(range(n_rows - 1, -1, -1))
+        self._held: dict[int, tuple[int, ...]] = {}
 
     @property
-    def n_bytes(self) -> int:
-        """Bytes held, used or not."""
-        return self.keys.nbytes + self.values.nbytes
+    def n_free_rows(self) -> int:
+        """Rows that may be opened."""
+        return len(self._free_rows)
 
-    def put(self, slots: slice | Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write (B, G, T, D) into `slots`."""
-        self.keys[:, :, slots] = keys
-        self.values[:, :, slots] = values
-
-    def select(self, rows: Tensor) -> Store:
-        """Return the store of these rows."""
-        return Store(self.keys[rows], self.values[rows])
-
-
-@dataclass
-class KeyValueCache:
-    """`first[layer]` is global, `later[loop - 1][layer]` are rings; `n_slots` slots are filled, `pads` (B,) unused."""
-
-    first: list[Store]
-    later: list[list[Store]]
-    pads: Tensor
-    ragged: bool  # False: no row has pads, so no mask is needed
-    n_slots: int = 0
-
-    @staticmethod
-    def allocate(config: ModelConfig, pads: Sequence[int], capacity: int, like: Tensor) -> KeyValueCache:
-        """Reserve `capacity` slots for len(pads) rows, in the dtype and on the device of `like`."""
-
-        def store(slots: int) -> Store:
-            shape = (len(pads), config.num_key_value_heads, slots, config.head_dim)
-            return Store(*(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2)))
-
-        layers = range(config.num_hidden_layers)
-        ring = min(config.loop_window_size, capacity)
-        return KeyValueCache(
-            first=[store(capacity) for _ in layers],
-            later=[[store(ring) for _ in layers] for _ in range(config.loop_num - 1)],
-            pads=torch.tensor(pads, device=like.device),
-            ragged=any(pads),
-        )
-
-    def put_prompt(self, loop: int, layer: int, kv: KeyValue) -> None:
-        """Store what a prefill of T tokens made: keys and values (B, T, G, D) of `loop` (0 = first)."""
-        keys, values = (x.transpose(1, 2) for x in kv)
-        length = keys.shape[2]
-        if loop == 0:
-            self.first[layer].put(slice(0, length), keys, values)
-        else:
-            self.put_recent(loop, layer, 0, keys, values)
-
-    def put_recent(self, loop: int, layer: int, begin: int, keys: Tensor, values: Tensor) -> None:
-        """Store the last W of (B, G, T, D), the tokens of slots begin, begin + 1, ..., in the ring."""
-        store = self.later[loop - 1][layer]
-        ring, length = store.keys.shape[2], keys.shape[2]
-        kept = min(ring, length)
-        slots = torch.arange(begin + length - kept, begin + length, device=keys.device) % ring
-        store.put(slots, keys[:, :, length - kept :], values[:, :, length - kept :])
-
-    def recent(self, loop: int, layer: int) -> tuple[Tensor, Tensor, int]:
-        """Return the ring's keys and values in order of their slots, (B, G, up to W, D), and the first one's slot."""
-        store = self.later[loop - 1][layer]
-        ring = store.keys.shape[2]
-        begin = max(0, self.n_slots - ring)
-        order = torch.arange(begin, self.n_slots, device=store.keys.device) % ring
-        return store.keys[:, :, order], store.values[:, :, order], begin
-
-    def select(self, rows: Tensor) -> KeyValueCache:
-        """Return the cache of `rows` (indices, repeats allowed): drops finished rows, copies a shared prompt."""
-        return KeyValueCache(
-            first=[store.select(rows) for store in self.first],
-            later=[[store.select(rows) for store in loop] for loop in self.later],
-            pads=self.pads[rows],
-            ragged=self.ragged,
-            n_slots=self.n_slots,
-        )
+    @property
+    def n_free_blocks(self) -> int:
+        """Blocks that nobody owns."""
+        return len(self._free_blocks)
 
     @property
     def global_bytes(self) -> int:
         """Bytes reserved for the first loop."""
-        return sum(store.n_bytes for store in self.first)
+        return self.pool.nbytes
 
     @property
     def local_bytes(self) -> int:
         """Bytes reserved for all later loops; independent of the context once it exceeds the window."""
-        return sum(store.n_bytes for loop in self.later for store in loop)
+        return self.rings.nbytes
+
+    def take(self, n_tokens: int) -> tuple[int, ...]:
+        """Own blocks for `n_tokens`; the caller has seen that there are enough."""
+        blocks = tuple(self._free_blocks.pop() for _ in range(blocks_of(n_tokens)))
+        self._own(blocks)
+        return blocks
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Give up one ownership of each block."""
+        for block in blocks:
+            self._owners[block] -= 1
+            if not self._owners[block]:
+                self._free_blocks.append(block)
+
+    def _own(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self._owners[block] += 1
+
+    def open(self, prompts: Sequence[Prompt], n_tokens: Sequence[int]) -> list[int]:
+        """Open a row behind each prompt with room for n_tokens[i] in all; whole blocks of the prompt are shared."""
+        rows, sources, targets = [], [], []
+        for prompt, capacity in zip(prompts, n_tokens, strict=True):
+            row, n_shared = self._free_rows.pop(), prompt.n_tokens // BLOCK_TOKENS
+            shared = prompt.blocks[:n_shared]
+            self._own(shared)
+            own = self.take(capacity - n_shared * BLOCK_TOKENS)
+            if prompt.n_tokens % BLOCK_TOKENS and own:
+                sources.append(prompt.blocks[n_shared])
+                targets.append(own[0])
+            self._held[row] = (*shared, *own)
+            self.table[row, : len(shared) + len(own)] = self._held[row]
+            self.lengths[row] = prompt.n_tokens
+            rows.append(row)
+        if targets:
+            self.pool[:, :, targets] = self.pool[:, :, sources]
+        if self.rings.shape[1]:
+            self.rings[:, :, :, rows] = torch.stack([prompt.rings for prompt in prompts], dim=3)
+        return rows
+
+    def close(self, row: int) -> None:
+        """Free a row and what it alone owns."""
+        self.release(self._held.pop(row))
+        self._free_rows.append(row)
+
+    def put(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
+        """Store first-loop keys and values (tokens, G, D) at `places`: the block and the slot in it of each token."""
+        block, slot = places
+        self.pool[0, layer][block, :, slot] = keys
+        self.pool[1, layer][block, :, slot] = values
+
+    def gather(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies of first-loop keys and values (B, G, S, D) in the `blocks` (B, S / T) of some rows."""
+        keys, values = (self.pool[kind, layer][blocks].transpose(1, 2).flatten(2, 3) for kind in (0, 1))
+        return keys, values
+
+
+def blocks_of(n_tokens: int) -> int:
+    """Return how many blocks hold `n_tokens`."""
+    return -(-n_tokens // BLOCK_TOKENS)

@@ -1,0 +1,277 @@
+"""What lies between the matrix products of a decoding step on the CPU, compiled: norms, rotation, cache, attention.
+
+At one token per row a step is bound by the number of calls, not by arithmetic, so each function here does all of the
+work between two products, for rows of any lengths at once and without masks. Arithmetic is in fp32; a row's result
+does not depend on the other rows. Tensors come as arrays: fp32 as they are, bf16 as its bits in uint16.
+
+Not covered: several tokens at once, fp64 and accelerators; `model.decode` has torch operations for those.
+
+Legend: B rows, C hidden size, F intermediate size, H = G * R query heads, G key/value heads, D head dim, N cache blocks
+of T tokens each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+_intrinsic: Any = intrinsic  # its calls lack the first parameter, which type checkers cannot know
+
+# Reordering sums lets loops run in vector registers. NaN and infinity keep their meaning: a broken model must show.
+_FAST = {"reassoc", "contract", "arcp", "nsz"}
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_SMALLEST = np.float32(-87.0)  # exp of less is zero here
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile with numba, keeping machine code on disk where some folder can be written, and without where none can."""
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
+    except RuntimeError:  # numba found no writable place for its cache
+        return numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+
+
+@_intrinsic
+def _wide(context: Any, value: Any) -> Any:
+    """Return a stored number as fp32: itself, or the bf16 whose bits a uint16 holds."""
+    if value == types.float32:
+        return types.float32(value), lambda context, builder, signature, arguments: arguments[0]
+
+    def widen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(word, ir.FloatType())
+
+    return types.float32(types.uint16), widen
+
+
+@_intrinsic
+def _bits(context: Any, value: Any) -> Any:
+    """Return the bits of an fp32 number as uint32."""
+
+    def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), cast
+
+
+@_intrinsic
+def _float(context: Any, value: Any) -> Any:
+    """Return the fp32 number with these bits (int32)."""
+
+    def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), cast
+
+
+@_intrinsic
+def _stored(context: Any, value: Any, like: Any) -> Any:
+    """Return an fp32 number as numbers like `like` are stored; bf16 is rounded to nearest, ties to even."""
+    if like == types.float32:
+        return types.float32(types.float32, like), lambda context, builder, signature, arguments: arguments[0]
+
+    def narrow(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer = ir.IntType(32)
+        word = builder.bitcast(arguments[0], integer)
+        odd = builder.and_(builder.lshr(word, ir.Constant(integer, 16)), ir.Constant(integer, 1))
+        rounded = builder.add(word, builder.add(odd, ir.Constant(integer, 0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, ir.Constant(integer, 16)), ir.IntType(16))
+
+    return types.uint16(types.float32, like), narrow
+
+
+@numba.njit(inline="always", fastmath=_FAST)
+def _exp(x: Any) -> Any:
+    """exp in fp32 to 2 units in the last place, in operations that run in vector registers."""
+    x = min(max(x, _SMALLEST), np.float32(88.0))
+    n = np.int32(np.floor(x * _LOG2_E + np.float32(0.5)))
+    r = x - np.float32(n) * _LN2_HIGH - np.float32(n) * _LN2_LOW
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1.0)
+    return p * _float(np.int32((n + np.int32(127)) << np.int32(23)))
+
+
+@_compiled
+def norm(x, weight, epsilon, out):
+    """Write x / rms(x) * weight to `out`; x (B, C) fp32, weight (C,) fp32, out (B, C)."""
+    for b in range(x.shape[0]):
+        total = np.float32(0.0)
+        for c in range(x.shape[1]):
+            total += x[b, c] * x[b, c]
+        factor = np.float32(1.0) / np.sqrt(total / np.float32(x.shape[1]) + np.float32(epsilon))
+        for c in range(x.shape[1]):
+            out[b, c] = _stored(x[b, c] * factor * weight[c], out[b, c])
+
+
+@_compiled
+def add_norm(x, branch, scale, weight, epsilon, out):
+    """Add scale * branch to the residual stream x (B, C) fp32 in place, then write its norm to `out`."""
+    for b in range(x.shape[0]):
+        total = np.float32(0.0)
+        for c in range(x.shape[1]):
+            value = x[b, c] + np.float32(scale) * _wide(branch[b, c])
+            x[b, c] = value
+            total += value * value
+        factor = np.float32(1.0) / np.sqrt(total / np.float32(x.shape[1]) + np.float32(epsilon))
+        for c in range(x.shape[1]):
+            out[b, c] = _stored(x[b, c] * factor * weight[c], out[b, c])
+
+
+@_compiled
+def swiglu(gate_up, out):
+    """Write silu(gate) * up to `out` (B, F); gate_up (B, 2 F)."""
+    size = out.shape[1]
+    for b in range(out.shape[0]):
+        for f in range(size):
+            gate = _wide(gate_up[b, f])
+            value = gate / (np.float32(1.0) + _exp(-gate)) * _wide(gate_up[b, size + f])
+            out[b, f] = _stored(value, out[b, f])
+
+
+@numba.njit(inline="always", fastmath=_FAST)
+def _turned(source, begin, turn, scale, target):
+    """Write scale * the rotated head source[begin : begin + D] to `target` (D,); turn (2, D / 2): cosine and sine."""
+    half = turn.shape[1]
+    for d in range(half):
+        first, second = _wide(source[begin + d]), _wide(source[begin + half + d])
+        cosine, sine = turn[0, d], turn[1, d]
+        target[d] = _stored(scale * (first * cosine - second * sine), target[d])
+        target[half + d] = _stored(scale * (second * cosine + first * sine), target[half + d])
+
+
+@numba.njit(inline="always", fastmath=_FAST)
+def _store(qkv, n_heads, group, turn, key, value):
+    """Write the new token's key (rotated) and value of one key/value head, each (D,)."""
+    n_groups, size = (qkv.shape[0] // key.shape[0] - n_heads) // 2, key.shape[0]
+    _turned(qkv, (n_heads + group) * size, turn, np.float32(1.0), key)
+    begin = (n_heads + n_groups + group) * size
+    for d in range(size):
+        value[d] = qkv[begin + d]
+
+
+@numba.njit(fastmath=_FAST)
+def _attend(q, keys, values, group, blocks, n_tokens, scores, result):
+    """Attention of R queries (R, D), scaled, to the first n_tokens of `blocks` in keys and values (N, G, T, D).
+
+    Writes fp32 `result` (R, D); `scores` (R, at least n_tokens) is scratch.
+    """
+    n_queries, size, block_tokens = q.shape[0], q.shape[1], keys.shape[2]
+    for begin in range(0, n_tokens, block_tokens):
+        block = keys[blocks[begin // block_tokens], group]
+        for t in range(min(block_tokens, n_tokens - begin)):
+            for r in range(n_queries):
+                total = np.float32(0.0)
+                for d in range(size):
+                    total += q[r, d] * _wide(block[t, d])
+                scores[r, begin + t] = total
+    for r in range(n_queries):
+        largest = scores[r, 0]
+        for t in range(n_tokens):
+            largest = max(largest, scores[r, t])
+        total = np.float32(0.0)
+        for t in range(n_tokens):
+            weight = _exp(scores[r, t] - largest)
+            scores[r, t] = weight
+            total += weight
+        inverse = np.float32(1.0) / total
+        for t in range(n_tokens):
+            scores[r, t] *= inverse
+        for d in range(size):
+            result[r, d] = np.float32(0.0)
+    for begin in range(0, n_tokens, block_tokens):
+        block = values[blocks[begin // block_tokens], group]
+        used = min(block_tokens, n_tokens - begin)
+        whole = used - used % 4
+        for r in range(n_queries):
+            for t in range(0, whole, 4):
+                p0, p1 = scores[r, begin + t], scores[r, begin + t + 1]
+                p2, p3 = scores[r, begin + t + 2], scores[r, begin + t + 3]
+                for d in range(size):
+                    low = p0 * _wide(block[t, d]) + p1 * _wide(block[t + 1, d])
+                    high = p2 * _wide(block[t + 2, d]) + p3 * _wide(block[t + 3, d])
+                    result[r, d] += low + high
+            for t in range(whole, used):
+                for d in range(size):
+                    result[r, d] += scores[r, begin + t] * _wide(block[t, d])
+
+
+@_compiled
+def attend(qkv, turns, rows, lengths, table, keys, values, n_heads, out):
+    """Attention of the first loop for one new token per row, whose key and value it stores.
+
+    qkv (B, (H + 2 G) D); turns (positions, 2, D / 2) fp32; rows (B,) are cache rows; lengths (cache rows,) tokens that
+    each holds before this one; table (cache rows, ...) its blocks; keys and values (N, G, T, D); out (B, H D).
+    """
+    size, block_tokens, n_groups = keys.shape[3], keys.shape[2], keys.shape[1]
+    repeats = n_heads // n_groups
+    scale = np.float32(1.0) / np.sqrt(np.float32(size))
+    longest = 0
+    for b in range(rows.shape[0]):
+        longest = max(longest, lengths[rows[b]] + 1)
+    scores = np.empty((repeats, longest), np.float32)
+    q, mixed = np.empty((repeats, size), np.float32), np.empty((repeats, size), np.float32)
+    for b in range(rows.shape[0]):
+        row, at = rows[b], lengths[rows[b]]
+        block, slot, turn = table[row, at // block_tokens], at % block_tokens, turns[at]
+        for group in range(n_groups):
+            _store(qkv[b], n_heads, group, turn, keys[block, group, slot], values[block, group, slot])
+            for r in range(repeats):
+                _turned(qkv[b], (group * repeats + r) * size, turn, scale, q[r])
+            _attend(q, keys, values, group, table[row], at + 1, scores, mixed)
+            for r in range(repeats):
+                for d in range(size):
+                    place = (group * repeats + r) * size + d
+                    out[b, place] = _stored(mixed[r, d], out[b, place])
+
+
+@_compiled
+def attend_gated(qkv, turns, rows, lengths, table, first, ring, gate, out):
+    """Attention of a later loop: g * global + (1 - g) * window; stores the new key and value in the ring.
+
+    `first` and `ring` are pairs (keys, values): of the first loop (N, G, T, D) and of this one (cache rows, G, W, D).
+    `gate` is (weight (H, D), bias (H,)) in fp32; the rest is as in `attend`.
+    """
+    keys, values = first
+    ring_keys, ring_values = ring
+    gate_weight, gate_bias = gate
+    size, n_groups, window, n_heads = keys.shape[3], keys.shape[1], ring_keys.shape[2], gate_bias.shape[0]
+    repeats = n_heads // n_groups
+    scale = np.sqrt(np.float32(size))
+    longest = window
+    for b in range(rows.shape[0]):
+        longest = max(longest, lengths[rows[b]] + 1)
+    scores = np.empty((repeats, longest), np.float32)
+    q, gates = np.empty((repeats, size), np.float32), np.empty(repeats, np.float32)
+    wide, near = np.empty((repeats, size), np.float32), np.empty((repeats, size), np.float32)
+    for b in range(rows.shape[0]):
+        row, at = rows[b], lengths[rows[b]]
+        turn = turns[at]
+        for group in range(n_groups):
+            slot = at % window
+            _store(qkv[b], n_heads, group, turn, ring_keys[row, group, slot], ring_values[row, group, slot])
+            for r in range(repeats):
+                head = group * repeats + r
+                _turned(qkv[b], head * size, turn, np.float32(1.0) / scale, q[r])
+                total = np.float32(0.0)
+                for d in range(size):
+                    total += q[r, d] * gate_weight[head, d]
+                gates[r] = np.float32(1.0) / (np.float32(1.0) + _exp(-(total * scale + gate_bias[head])))
+            _attend(q, keys, values, group, table[row], at + 1, scores, wide)
+            _attend(q, ring_keys, ring_values, group, rows[b : b + 1], min(at + 1, window), scores, near)
+            for r in range(repeats):
+                for d in range(size):
+                    place = (group * repeats + r) * size + d
+                    value = near[r, d] + gates[r] * (wide[r, d] - near[r, d])
+                    out[b, place] = _stored(value, out[b, place])
