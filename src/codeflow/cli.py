@@ -5,6 +5,7 @@ by Ctrl-C.
 """
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from codeflow import __version__
 from codeflow.core.errors import InfrastructureError, UserError
-from codeflow.core.progress import say
+from codeflow.core.progress import say, visible
 from codeflow.execute.chain import resolve
 from codeflow.recipes.scaling_commands import app as scaling_app
 from codeflow.recipes.verbs import VERBS, Verb
@@ -109,9 +110,17 @@ def generate(
         tuple[str, str] | None, typer.Option(help="Prefix and suffix of a hole to fill.", metavar="PREFIX SUFFIX")
     ] = None,
     chat: Annotated[str | None, typer.Option(help="A message to answer.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text or special token to stop at; may be given several times.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", help="How many continuations.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.", min=0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Sample i draws from (seed, i).", min=0)] = 0,
+    max_new_tokens: Annotated[int, typer.Option("--tokens", help="At most this many new tokens.", min=1)] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per sample, with ids and logprobs.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="E.g. temperature=0.8, samples=4, thinking=true."),
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="top_k, top_p, min_p, thinking or system."),
     ] = None,
 ) -> None:
     """Continue a prompt, fill a hole, or answer a message with any checkpoint.
@@ -120,24 +129,67 @@ def generate(
 
         codeflow generate runs/tiny/train_anneal --prompt "def add(a, b):"
 
+        codeflow generate runs/tiny/train_anneal --file main.py --stop "\\n\\n" --tokens 200
+
         codeflow generate runs/tiny/loop_stage2 --fim "def add(a, b):\\n    return " "\\n"
 
-        codeflow generate runs/tiny/rl_instruct --chat "Write f(xs) ..." -s temperature=0.8 -s samples=4
+        codeflow generate runs/tiny/rl_instruct --chat "Write f(xs) ..." -t 0.8 -n 4 --seed 7
 
-    Settings: max_new_tokens (128), temperature (0, greedy), top_k, top_p, seed, samples, thinking, system, stop.
+        codeflow generate runs/tiny/rl_instruct --chat "Write f(xs) ..." -t 1 -s top_p=0.9 --json
+
+    Text streams as it is made; control characters are spelt out on a terminal. `--json` prints nothing else.
     """
+    from dataclasses import asdict
+
     from codeflow.core.config import validate
     from codeflow.core.errors import suggest
     from codeflow.recipes.generate import GenerateRequest, generate_text
 
-    fields: dict[str, Any] = {"prompt": prompt, "file": file, "fim": fim, "chat": chat}
+    fields: dict[str, Any] = {"prompt": prompt, "file": file, "fim": fim, "chat": chat, "stop": stop or []}
+    fields |= {"samples": samples, "temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
     for setting in settings or []:
         name, equals, value = setting.partition("=")
         if not equals or name not in GenerateRequest.model_fields:
             raise UserError(f"--set {setting}: no setting '{name}'{suggest(name, GenerateRequest.model_fields)}")
         fields[name] = value.split(",") if name == "stop" else value
     request = validate(GenerateRequest, fields)
-    generate_text(checkpoint, request, lambda text: print(text, end="", flush=True))
+    safe = visible if sys.stdout.isatty() else str
+    write = None if as_json else lambda text: print(safe(text), end="", flush=True)
+    for sample in generate_text(checkpoint, request, write):
+        if as_json:
+            print(json.dumps(asdict(sample)))
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint artifact, or a published directory.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no access control.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.", min=0, max=65535)] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; the folder's name if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="E.g. max_rows=32, cache_tokens=65536."),
+    ] = None,
+) -> None:
+    """Serve a checkpoint to OpenAI clients: completions, chat, streams. Needs `pip install codeflow[serve]`.
+
+    Examples:
+
+        codeflow serve runs/tiny/rl_instruct
+
+        codeflow serve published/model --port 9000 --name mine -s max_rows=32
+
+        curl localhost:8000/v1/completions -H "content-type: application/json" \\
+        -d '{"model": "rl_instruct", "prompt": "def add(a, b):"}'
+
+    Settings: max_rows (16), max_waiting (256), cache_tokens, max_body_bytes, chat_tokens (1024), stop_seconds (30).
+    SIGTERM and Ctrl-C let the requests at work end.
+    """
+    from codeflow.recipes.generate import serve_checkpoint
+
+    serve_checkpoint(checkpoint, host, port, name, settings or [])
 
 
 @app.command()

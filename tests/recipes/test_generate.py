@@ -13,8 +13,8 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import begin
 from codeflow.model.generate import GenerateSettings, generate
 from codeflow.model.huggingface import load
-from codeflow.model.looped import LoopCoder
-from codeflow.recipes.generate import GeneratedText, GenerateRequest, find_model, generate_text, prompt_parts, stream
+from codeflow.recipes.generate import GenerateRequest, find_model, generate_text, prompt_parts
+from codeflow.tokens.special import SPECIAL_IDS
 from codeflow.tokens.tokenizer import Tokenizer
 from tests.recipes.conftest import CONTEXT_TOKENS
 
@@ -39,6 +39,7 @@ def test_greedy_equals_the_batched_generator(small_run: Path, name: str) -> None
     assert found.stop_reason == expected.stop_reason
     assert "".join(written) == found.text + ("" if found.text.endswith("\n") else "\n")
     assert len(written) > 3  # it comes in pieces
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
     assert generate_text(small_run / name / "model", _request(prompt=prompt)) == [found]  # the directory itself
 
 
@@ -63,27 +64,20 @@ def test_a_narrow_nucleus_is_greedy(small_run: Path) -> None:
     assert generate_text(small_run / "loop", _request(prompt="x = ", temperature=1.0, top_k=1, seed=4)) == greedy
 
 
-def _fixed(model: LoopCoder, monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
-    monkeypatch.setattr("codeflow.recipes.generate.stream", lambda *_: iter(ids))
-
-
-def test_characters_over_several_tokens_and_the_stop_token(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = Tokenizer.load(small_run / "tokenizer")
-    snowman = [tokenizer.encode("☃")[i] for i in range(3)]
-    _fixed(load(small_run / "loop" / "model"), monkeypatch, [*snowman, *tokenizer.encode("a"), snowman[0], 399, 4])
-    written: list[str] = []
-    (found,) = generate_text(small_run / "loop", _request(prompt="x"), written.append)
-    assert found == GeneratedText("☃a\ufffd\ufffd", (*snowman, *tokenizer.encode("a"), snowman[0], 399, 4), "stop")
-    assert "☃" in written  # never a piece of it
-
-
-def test_a_stop_token_of_ones_own(small_run: Path) -> None:
-    model = load(small_run / "train_code" / "model", torch.float32)
-    ids = Tokenizer.load(small_run / "tokenizer").encode("def area")
-    free = list(stream(model, ids, GenerateSettings(max_new_tokens=8)))
-    last = free[4]
-    first = free.index(last)
-    assert list(stream(model, ids, GenerateSettings(max_new_tokens=8, stop_ids=(last,)))) == free[: first + 1]
+def test_a_stop_token_and_a_stop_text_of_ones_own(small_run: Path) -> None:
+    folder = small_run / "train_code"
+    (free,) = generate_text(folder, _request(prompt="def area"))
+    stop = free.text[3:6]
+    (cut,) = generate_text(folder, _request(prompt="def area", stop=(stop,)))
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert cut.ids == free.ids[: len(cut.ids)]
+    assert cut.stop_reason == "stop"
+    names = {i: name for name, i in SPECIAL_IDS.items()}
+    (found,) = generate_text(folder, _request(prompt="def area", stop=tuple(names.values())))
+    assert found.stop_reason in ("stop", "length")
+    assert not set(found.ids[:-1]) & set(names)
+    with pytest.raises(UserError, match="stop token '<|fim_pad|>' is no special token".replace("|", r"\|")):
+        generate_text(folder, _request(prompt="def area", stop=("<|fim_pad|>",)))
 
 
 def test_formats(tmp_path: Path) -> None:

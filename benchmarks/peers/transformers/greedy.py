@@ -1,9 +1,9 @@
-"""Runs in transformers' environment: seconds that its greedy generation takes.
+"""Runs in transformers' environment: seconds that its generation takes, greedy or sampled.
 
     python greedy.py FOLDER JOBS OUTPUT
 
-JOBS is a JSON list of {"prompts": [[...]], "new": n, "rounds": r, "dtype": "float32"}; OUTPUT gets a JSON list of
-{"seconds": best CPU seconds, "ids": [[...]]}. One thread.
+JOBS is a JSON list of {"prompts": [[...]], "new": n, "rounds": r, "dtype": "float32", "sample": false}; OUTPUT gets a
+JSON list of {"seconds": best CPU seconds, "ids": [[...]]}. One thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def main() -> None:
         model = AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="sdpa")
         model = model.to(getattr(torch, job["dtype"])).eval()
         ids = torch.tensor(job["prompts"])
-        options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
+        options |= {"do_sample": True, "top_k": 0} if job.get("sample") else {"do_sample": False}
         model.generate(ids, max_new_tokens=4, **options)
         best, found = float("inf"), None
         for _ in range(job["rounds"]):

@@ -19,6 +19,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def visible(text: str) -> str:
+    """Return text from documents or models with control characters spelt out: a terminal would obey them."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
 class Bar:
     """Counts finished units of known or unknown total. Use as a context manager; call `advance`."""
 

@@ -208,12 +208,15 @@ def _attend(q, keys, values, group, blocks, n_tokens, scores, result):
 
 
 @_compiled
-def attend(qkv, turns, rows, lengths, table, keys, values, n_heads, out):
+def attend(qkv, turns, where, first, n_heads, out):
     """Attention of the first loop for one new token per row, whose key and value it stores.
 
-    qkv (B, (H + 2 G) D); turns (positions, 2, D / 2) fp32; rows (B,) are cache rows; lengths (cache rows,) tokens that
-    each holds before this one; table (cache rows, ...) its blocks; keys and values (N, G, T, D); out (B, H D).
+    qkv (B, (H + 2 G) D); turns (positions, 2, D / 2) fp32; out (B, H D). `first` are keys and values (N, G, T, D).
+    `where` is (rows, lengths, table): rows (B,) are cache rows, lengths (cache rows,) the tokens that each holds before
+    this one, table (cache rows, ...) its blocks.
     """
+    rows, lengths, table = where
+    keys, values = first
     size, block_tokens, n_groups = keys.shape[3], keys.shape[2], keys.shape[1]
     repeats = n_heads // n_groups
     scale = np.float32(1.0) / np.sqrt(np.float32(size))
@@ -237,12 +240,13 @@ def attend(qkv, turns, rows, lengths, table, keys, values, n_heads, out):
 
 
 @_compiled
-def attend_gated(qkv, turns, rows, lengths, table, first, ring, gate, out):
+def attend_gated(qkv, turns, where, first, ring, gate, out):
     """Attention of a later loop: g * global + (1 - g) * window; stores the new key and value in the ring.
 
     `first` and `ring` are pairs (keys, values): of the first loop (N, G, T, D) and of this one (cache rows, G, W, D).
     `gate` is (weight (H, D), bias (H,)) in fp32; the rest is as in `attend`.
     """
+    rows, lengths, table = where
     keys, values = first
     ring_keys, ring_values = ring
     gate_weight, gate_bias = gate

@@ -277,9 +277,9 @@ class _CompiledStep:
             scale = decoder.model.second_pass_scale if loop else 1.0
             for index, layer in enumerate(decoder.layers):
                 qkv = _array(layer.qkv(normed))
-                common = (qkv, self.turns, rows, cache.lengths, cache.table)
+                common = (qkv, self.turns, (rows, cache.lengths, cache.table))
                 if loop == 0:
-                    kernels.attend(*common, *self.first[index], config.num_attention_heads, mixed_array)
+                    kernels.attend(*common, self.first[index], config.num_attention_heads, mixed_array)
                 else:
                     ring, gate = self.later[loop - 1][index], self.gates[index]
                     kernels.attend_gated(*common, self.first[index], ring, gate, mixed_array)

@@ -1,44 +1,38 @@
 """Continuing text with a checkpoint: plain prompts, files, a hole between two texts, one chat message.
 
 The work of `codeflow generate`: finds the model in an artifact or a published directory, renders the prompt in the
-format that the model was trained on, and writes the text as its tokens come. One sequence at a time; for many at once
-there is `codeflow.model.generate`.
+format that the model was trained on, and writes the text as its tokens come. Samples are decoded together; the first is
+shown as it comes, the others as each is done before it.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from codeflow.core.config import Config, validate
+from codeflow.core.config import Config, apply_overrides, validate
 from codeflow.core.errors import UserError, suggest
 from codeflow.core.manifest import BEGIN
 from codeflow.core.progress import say
 from codeflow.core.types import Segment
-from codeflow.tokens.special import (
-    END_OF_TEXT,
-    FIM_MIDDLE,
-    FIM_PREFIX,
-    FIM_SUFFIX,
-    IM_END,
-    SPECIAL_IDS,
-    SPECIAL_TOKENS,
-)
+from codeflow.solve.prompt import fim_segments, render_prompt
+from codeflow.tokens.special import END_OF_TEXT, IM_END, SPECIAL_IDS, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
-    from codeflow.model.generate import GenerateSettings
+    from codeflow.model.batching import Piece
     from codeflow.model.looped import LoopCoder
+    from codeflow.model.sampling import GenerateSettings
     from codeflow.tokens.tokenizer import Tokenizer
 
 MODEL_CONFIG = "config.json"
 _SOURCES = ("prompt", "file", "fim", "chat")
 _ALWAYS_STOP = (END_OF_TEXT, IM_END)
+_MAX_ROWS = 16  # samples decoded at a time
 
 
 class GenerateRequest(Config):
@@ -54,9 +48,10 @@ class GenerateRequest(Config):
     temperature: NonNegativeFloat = 0.0  # 0 is greedy
     top_k: NonNegativeInt = 0
     top_p: float = 1.0
-    seed: NonNegativeInt = 0
+    min_p: float = 0.0
+    seed: NonNegativeInt = 0  # sample n draws from (seed, n)
     samples: PositiveInt = 1
-    stop: tuple[str, ...] = ()  # special tokens to stop at, besides the end of text and of a turn
+    stop: tuple[str, ...] = ()  # texts or special tokens to stop at, besides the end of text and of a turn
 
     @model_validator(mode="after")
     def _one_source(self) -> GenerateRequest:
@@ -76,9 +71,10 @@ class GenerateRequest(Config):
 class GeneratedText:
     """One sample. `stop_reason` is "stop", "length" (max_new_tokens) or "context" (the model's context is full)."""
 
-    text: str  # without the token that ended it
+    text: str  # without the token or the text that ended it
     ids: tuple[int, ...]  # with it
     stop_reason: str
+    logprobs: tuple[float, ...]  # of each id under the model's plain distribution
 
 
 def generate_text(
@@ -88,38 +84,49 @@ def generate_text(
 
     `checkpoint` is a checkpoint artifact or a Hugging Face directory with tokenizer.json. Between several samples a
     line is written. Equal checkpoint and request give equal text on one machine. Raises UserError for a folder that is
-    no checkpoint, an empty prompt or one that fills the context, an unreadable file, an unknown stop token.
+    no checkpoint, an empty prompt or one that fills the context, an unreadable file, a model with broken weights.
     """
-    from codeflow.model.generate import GenerateSettings
+    from codeflow.model.sampling import GenerateSettings
 
-    stop_ids = tuple(sorted({SPECIAL_IDS[name] for name in _ALWAYS_STOP} | {_stop_id(name) for name in request.stop}))
-    fields = request.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "seed"})
-    settings = validate(GenerateSettings, {**fields, "stop_ids": stop_ids})
+    stop_ids, texts = _stops(request.stop)
+    fields = request.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p"})
+    settings = validate(GenerateSettings, {**fields, "stop_ids": stop_ids, "stop_texts": texts})
     parts = prompt_parts(request)
-    folder = find_model(checkpoint)
-    model, tokenizer = _load(folder)
+    model, tokenizer = load_checkpoint(find_model(checkpoint))
     prompt = _render(parts, tokenizer, model.config.max_position_embeddings)
-    write = write or _nowhere
-    found: list[GeneratedText] = []
-    for number in range(request.samples):
-        if request.samples > 1:
-            write(f"--- sample {number + 1} of {request.samples} ---\n")
-        found.append(_one(model, tokenizer, prompt, settings, number, write))
-        if not found[-1].text.endswith("\n"):
-            write("\n")
+    found = _samples(model, tokenizer, prompt, settings, request, write or _nowhere)
     if any(one.stop_reason == "context" for one in found):
         say(f"stopped: the context of {model.config.max_position_embeddings} tokens is full")
     return found
+
+
+def _stops(stops: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the ids and the texts to stop at."""
+    unknown = [text for text in stops if text.startswith("<|") and text.endswith("|>") and text not in SPECIAL_IDS]
+    if unknown:
+        raise UserError(f"stop token '{unknown[0]}' is no special token{suggest(unknown[0], SPECIAL_TOKENS)}")
+    ids = {SPECIAL_IDS[name] for name in (*_ALWAYS_STOP, *stops) if name in SPECIAL_IDS}
+    return tuple(sorted(ids)), tuple(text for text in stops if text not in SPECIAL_IDS)
 
 
 def _nowhere(_: str) -> None:
     pass
 
 
-def _stop_id(name: str) -> int:
-    if name not in SPECIAL_IDS:
-        raise UserError(f"stop token '{name}' is no special token{suggest(name, SPECIAL_TOKENS)}")
-    return SPECIAL_IDS[name]
+def serve_checkpoint(checkpoint: Path, host: str, port: int, name: str | None, settings: Sequence[str]) -> None:
+    """Serve a checkpoint under `name` (None: its folder's) until SIGTERM or Ctrl-C; see `solve.serve`.
+
+    Raises UserError for a folder that is no checkpoint, a wrong setting, a taken port, and when starlette and uvicorn
+    are missing.
+    """
+    try:
+        from codeflow.solve.serve import ServeConfig, Served, serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"serving needs {error.name}; install it with: pip install 'codeflow[serve]'") from None
+    config = apply_overrides(ServeConfig(), [f"host={host}", f"port={port}", *settings])
+    folder = find_model(checkpoint)
+    model, tokenizer = load_checkpoint(folder)
+    serve(Served(name or checkpoint.resolve().name, model, tokenizer), config)
 
 
 def prompt_parts(request: GenerateRequest) -> tuple[Segment, ...]:
@@ -127,14 +134,7 @@ def prompt_parts(request: GenerateRequest) -> tuple[Segment, ...]:
     if request.fim is not None:
         prefix, suffix = request.fim
         _require(prefix + suffix, "fim has an empty prefix and an empty suffix; give text on one side of the hole")
-        parts = (
-            Segment("special", FIM_PREFIX),
-            Segment("text", prefix),
-            Segment("special", FIM_SUFFIX),
-            Segment("text", suffix),
-            Segment("special", FIM_MIDDLE),
-        )
-        return tuple(part for part in parts if part.text)
+        return fim_segments(prefix, suffix)
     if request.chat is not None:
         from codeflow.tokens.chat import Message, prompt_segments
 
@@ -196,7 +196,8 @@ def _is_model(folder: Path) -> bool:
     return isinstance(tree, dict) and "model_type" in tree
 
 
-def _load(folder: Path) -> tuple[LoopCoder, Tokenizer]:
+def load_checkpoint(folder: Path) -> tuple[LoopCoder, Tokenizer]:
+    """Load model (fp32) and tokenizer of a Hugging Face directory, onto an accelerator where there is one."""
     import torch
 
     from codeflow.model.huggingface import load
@@ -209,11 +210,7 @@ def _load(folder: Path) -> tuple[LoopCoder, Tokenizer]:
 
 
 def _render(parts: Sequence[Segment], tokenizer: Tokenizer, context_tokens: int) -> list[int]:
-    ids = [
-        token
-        for part in parts
-        for token in ([tokenizer.special_id(part.text)] if part.role == "special" else tokenizer.encode(part.text))
-    ]
+    ids = render_prompt(parts, tokenizer)
     if len(ids) >= context_tokens:
         raise UserError(
             f"the prompt has {len(ids)} tokens, which leaves no room in the model's context of {context_tokens}; "
@@ -222,60 +219,51 @@ def _render(parts: Sequence[Segment], tokenizer: Tokenizer, context_tokens: int)
     return ids
 
 
-def _one(
+def _samples(
     model: LoopCoder,
     tokenizer: Tokenizer,
     prompt: Sequence[int],
     settings: GenerateSettings,
-    number: int,
+    request: GenerateRequest,
     write: Callable[[str], None],
-) -> GeneratedText:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may span tokens
-    ids: list[int] = []
-    pieces: list[str] = []
+) -> list[GeneratedText]:
+    """Decode all samples together and write them one behind the other, each as soon as those before it are done."""
+    from codeflow.model.batching import ContinuousBatch, Request
 
-    def show(piece: str) -> None:
-        if piece:
-            pieces.append(piece)
-            write(piece)
+    n_tokens = len(prompt) + settings.max_new_tokens
+    batch = ContinuousBatch(model, min(request.samples, _MAX_ROWS), n_tokens)
+    tickets = [
+        batch.submit(Request(prompt, settings, (request.seed, number), tokenizer)) for number in range(request.samples)
+    ]
+    pieces: dict[int, list[Piece]] = {ticket: [] for ticket in tickets}
+    shown = written = 0  # the sample being written, and how many of its pieces are
+    while made := batch.step():
+        for piece in made:
+            if piece.stop_reason == "invalid":
+                raise UserError("the model's logits are not numbers: its weights are broken; give another checkpoint")
+            pieces[piece.ticket].append(piece)
+        while shown < len(tickets) and (ready := pieces[tickets[shown]][written:]):
+            if not written and request.samples > 1:
+                write(f"--- sample {shown + 1} of {request.samples} ---\n")
+            for piece in ready:
+                if piece.text:
+                    write(piece.text)
+            written += len(ready)
+            if not ready[-1].stop_reason:
+                break
+            if not _joined(pieces[tickets[shown]]).endswith("\n"):
+                write("\n")
+            shown, written = shown + 1, 0
+    return [
+        GeneratedText(
+            _joined(some),
+            tuple(piece.id for piece in some),
+            some[-1].stop_reason,
+            tuple(piece.logprob for piece in some),
+        )
+        for some in pieces.values()
+    ]
 
-    for token in stream(model, prompt, settings, number):
-        ids.append(token)
-        if token >= tokenizer.vocab_size:  # the model has rows to spare
-            show(decoder.decode("\ufffd".encode()))
-        elif token not in settings.stop_ids:
-            show(decoder.decode(tokenizer.decode_bytes([token])))
-    show(decoder.decode(b"", final=True))
-    if ids[-1] in settings.stop_ids:
-        reason = "stop"
-    else:
-        reason = "length" if len(ids) == settings.max_new_tokens else "context"
-    return GeneratedText("".join(pieces), tuple(ids), reason)
 
-
-def stream(model: LoopCoder, prompt: Sequence[int], settings: GenerateSettings, number: int = 0) -> Iterator[int]:
-    """Yield the tokens that continue `prompt`, the stop token included; greedy ones equal those of `generate`.
-
-    Random numbers depend on (settings.seed, number) alone. `prompt` leaves room in the model's context.
-    """
-    import torch
-
-    from codeflow.model.decode import Decoder
-    from codeflow.model.generate import sample
-
-    allowed = min(settings.max_new_tokens, model.config.max_position_embeddings - len(prompt))
-    decoder = Decoder(model, len(prompt) + allowed)
-    draws = torch.Generator().manual_seed((settings.seed * 1_000_003 + number) % 2**63)
-    logits = decoder.prefill([prompt])
-    for step in range(allowed):
-        if settings.temperature > 0:
-            uniform = torch.rand(1, dtype=torch.float64, generator=draws).to(logits.device)
-            chosen, _ = sample(logits, uniform, settings)
-        else:
-            chosen = logits.argmax(-1)
-        token = int(chosen)
-        yield token
-        if token in settings.stop_ids:
-            return
-        if step + 1 < allowed:
-            logits = decoder.extend(chosen[:, None])[:, 0]
+def _joined(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Manifest, check_files, read_manifest
 from codeflow.core.metrics import read_metrics
+from codeflow.core.progress import visible
 from codeflow.core.records import read_shards, to_row
 from codeflow.core.types import Commit, Document, Prompt, Sample, Score, Triplet
 
@@ -39,15 +40,10 @@ def show_artifact(folder: Path, n_records: int, row: int, verify: bool) -> None:
     console.print(tree)
     console.print(_counts(manifest))
     for key, value in manifest.metrics.items():
-        console.print(f"{key}: {escape(_visible(str(value)))}", style="dim")
+        console.print(f"{key}: {escape(visible(str(value)))}", style="dim")
     printer = _PRINTERS.get(manifest.kind, _print_records)
     for line in printer(folder, manifest, n_records, row):
-        console.print(_visible(line), markup=False)
-
-
-def _visible(text: str) -> str:
-    """Return text from documents with control characters spelt out: a terminal would obey them."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+        console.print(visible(line), markup=False)
 
 
 def _grow(tree: Tree, manifest: Manifest) -> None:
