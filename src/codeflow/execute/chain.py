@@ -156,8 +156,12 @@ class _Run:
                 for future in finished:
                     self._finish(*self.lanes[future], *self._made(future))
                     del self.lanes[future]
+        self._close_lanes()
+
+    def _close_lanes(self) -> None:
         if self._pool:
             self._pool.shutdown()
+            self._pool = None
 
     def _made(self, future: Future[tuple[Manifest, dict[str, Any]]]) -> tuple[Manifest, dict[str, Any]]:
         try:
@@ -191,6 +195,7 @@ class _Run:
             del self.waiting[number]
             say(f"{self._label(number, stage)}: {'resuming' if step.action == 'resume' else step.reason}")
             if alone:
+                self._close_lanes()  # idle, but their processes hold the memory of what they did
                 self._finish(number, stage, *make(stage, self.folder, step.key))
             else:
                 self._pool = self._pool or process_pool(self.n_cores)

@@ -2,7 +2,7 @@
 
 The split is a property of the code alone, not of a seed: what is held out of training is so in every run, by every
 stage that makes samples. Unordered pairs of primitives are assigned to `train` (solutions are shown: SFT, reasoning),
-`rl` (tasks without a shown solution: what reinforcement learning has to find out itself), `dev` (choosing settings) or
+`rl` (reinforcement learning sees them beside those of training: no solution is shown), `dev` (choosing settings) or
 `heldout` (judging). A composition belongs to a split by its neighbouring pairs, so no split sees a pair of another one
 in either order, not even inside a longer composition, but for pairs of `train`, which all may hold; single primitives
 belong to training. Every primitive of the other pairs is seen in training alone and in other pairs.

@@ -5,8 +5,8 @@ Expected values come from the oracles, never from the gold answer. Hidden tests 
 several outcomes, and tell the composition from each shorter one, so constants, tables of the visible examples and
 half-solutions fail at least one test.
 
-Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. Each split has compositions of its own (`compositions.py`),
-so the tasks of reinforcement learning are such that no solution of their kind was shown; no prompt is there twice.
+Output: `tasks-{sft,rl,dev,heldout}-00000.parquet` of Task. Dev and heldout have compositions of their own, and so has
+RL beside those of SFT (`compositions.py`): of its own no solution is ever shown. No prompt is there twice.
 """
 
 from __future__ import annotations
@@ -159,13 +159,14 @@ def make_tasks(config: TasksConfig, family: Family) -> dict[str, list[Task]]:
 
 def _new_task(config: TasksConfig, family: Family, split: str, number: int, taken: set[str]) -> Task:
     from codeflow.core.errors import UserError
-    from codeflow.synth.compositions import TRAIN, compositions
+    from codeflow.synth.compositions import RL, TRAIN, compositions
     from codeflow.synth.primitive import with_parameters
 
     source = random.Random(f"tasks/{config.seed}/{split}/{number}")
-    shown = split == "sft"
-    level = source.choices((1, 2, 3), config.level_weights if shown else config.heldout_level_weights)[0]
-    choices = compositions(family, TRAIN if shown else split, level)
+    weights = config.level_weights if split == "sft" else config.heldout_level_weights
+    level = source.choices((1, 2, 3), weights)[0]
+    seen = {"sft": (TRAIN,), "rl": (TRAIN, RL)}.get(split, (split,))
+    choices = [composition for name in seen for composition in compositions(family, name, level)]
     for _ in range(_ATTEMPTS if choices else 0):
         composition = source.choice(choices)
         steps = with_parameters([family[name] for name in composition], source)
