@@ -96,7 +96,7 @@ class PostTraining(Config):
     def scored() -> dict[str, str]:
         """Return what is scored besides the pre-trained checkpoints: name in the scores -> stage."""
         names = ("dense_stage1", "dense_stage2", "loop_stage1", "loop_stage2")
-        chat = ("sft_instruct", "sft_instruct_more", "rl_instruct", "sft_thinking", "rl_thinking")
+        chat = ("sft_thinking", "rl_thinking", "sft_instruct", "sft_instruct_more", "rl_instruct")
         return {name: name for name in (*names, *chat)}
 
     def published(self) -> Stage:

@@ -116,13 +116,13 @@ def tiny() -> TinyRecipe:
     lengths = Lengths(
         mid_steps=30,
         sft_steps=320,
-        grpo_steps=120,
-        more_sft_steps=480,
+        grpo_steps=140,
+        more_sft_steps=560,
         thinking_sft_steps=160,
         thinking_grpo_steps=12,
         n_sft=14_000,
         n_rl=3_000,
-        n_heldout=1_000,
+        n_heldout=800,
         n_reasoning=3_300,
     )
     return _recipe("tiny", 40_000_000, (45, 130, 45), post_training(lengths))
@@ -183,7 +183,7 @@ def _chat_tasks() -> MicroTaskScoresConfig:
     instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
     thinking = ("sft_thinking", "rl_thinking")
     return MicroTaskScoresConfig(
-        tasks=1000,
+        tasks=800,
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
