@@ -1,6 +1,8 @@
-"""Make tests/train/golden_curve.json: the losses of 20 steps of a tiny dense model in fp32 on synthetic tokens.
+"""Make tests/train/golden_curve*.json: the losses of 20 steps of tiny models in fp32 on synthetic tokens.
 
-    python scripts/make_golden_curve.py [FILE]
+    python scripts/make_golden_curve.py
+
+`golden_curve.json` is of a dense model, `golden_curve_loop.json` of a looped one whose second pass is ramped up.
 
 The token set is a Markov chain drawn from a fixed seed, so the curve depends on no data and no tokenizer training.
 """
@@ -8,7 +10,6 @@ The token set is a Markov chain drawn from a fixed seed, so the curve depends on
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from codeflow.tokens.tokenizer import train as train_tokenizer
 from codeflow.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from codeflow.train.pretrain import run
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "train" / "golden_curve.json"
+_FOLDER = Path(__file__).parents[1] / "tests" / "train"
+GOLDEN = {1: _FOLDER / "golden_curve.json", 2: _FOLDER / "golden_curve_loop.json"}  # by number of loops
 VOCABULARY = len(SPECIAL_TOKENS) + 256  # bytes only: no merge is learnt
 _CHOICES = 3  # successors of a token in the chain
 
@@ -92,11 +94,12 @@ def tiny_model() -> ModelConfig:
     )
 
 
-def golden_config() -> TrainConfig:
-    """Return the configuration of the curve: one thread, so that sums have one order."""
+def golden_config(loop_num: int = 1) -> TrainConfig:
+    """Return the configuration of a curve: one thread, so that sums have one order."""
     return TrainConfig(
         phase="golden",
-        model=tiny_model(),
+        model=tiny_model().model_copy(update={"loop_num": loop_num, "loop_window_size": 8 if loop_num > 1 else 64}),
+        second_pass_ramp_steps=5 if loop_num > 1 else 0,
         steps=20,
         batch_rows=4,
         mixture={"general": 1.0},
@@ -109,23 +112,24 @@ def golden_config() -> TrainConfig:
     )
 
 
-def golden_losses(folder: Path) -> list[float]:
+def golden_losses(folder: Path, loop_num: int = 1) -> list[float]:
     """Train in `folder` and return the losses of all steps."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     make_tokens(folder / "tokens", tokenizer, n_rows=64, context_tokens=64)
-    config, output = golden_config(), folder / "golden"
+    config, output = golden_config(loop_num), folder / "golden"
     begin(output, "checkpoint", config, {}, "golden")
     run(config, {"tokens": folder / "tokens", "tokenizer": folder / "tokenizer"}, output)
     return [row["loss"] for row in read_metrics(output / "metrics.jsonl") if "loss" in row]
 
 
 def main() -> None:
-    """Write the golden file."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN
-    with tempfile.TemporaryDirectory() as folder:
-        losses = golden_losses(Path(folder))
-    path.write_text(json.dumps({"config": golden_config().model_dump(mode="json"), "losses": losses}, indent=2) + "\n")
-    print(f"{path}: {losses[0]:.4f} -> {losses[-1]:.4f}")
+    """Write the golden files."""
+    for loop_num, path in GOLDEN.items():
+        with tempfile.TemporaryDirectory() as folder:
+            losses = golden_losses(Path(folder), loop_num)
+        found = {"config": golden_config(loop_num).model_dump(mode="json"), "losses": losses}
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"{path.name}: {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ from codeflow.core.progress import say
 from codeflow.core.storage import remove_tree, write_text
 from codeflow.execute.local import default_workers, process_pool
 
+EVERY_CORE = sys.maxsize  # for `Stage.cores`: all there are, but in a process of its own, which gives its memory back
 Run = Callable[[Any, Mapping[str, Path], Path], Manifest]
 
 
@@ -51,7 +53,7 @@ class Stage:
     config: Config
     inputs: Mapping[str, str] = field(default_factory=dict)  # argument name -> name of an earlier stage
     world: str = ""  # "package.module:function" of (config) -> str: a fingerprint of what a source reads outside
-    cores: int | None = None  # that it computes on, by its own configuration; None: all there are, so it runs alone
+    cores: int | None = None  # that it computes on, in a process of its own; None: all there are, in this process
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,10 @@ def run_chain(
 ) -> dict[str, Manifest]:
     """Make every stage's artifact in `folder` (the caller holds its lock); return the manifests by stage name.
 
-    Stages start in order. Those that say how many cores they compute on run in processes of their own, beside each
-    other, as far as `n_cores` (default: all that this process may use) go and their inputs are finished. What they make
-    is the same either way. The first error ends the run; stages beside it go on from where they were next time.
+    Stages start in order. Those that say how many cores they compute on run in a process each, which gives its memory
+    back, and beside each other as far as `n_cores` (default: all that this process may use) go and their inputs are
+    finished. What they make is the same either way. The first error ends the run; stages beside it go on from where
+    they were next time.
     """
     for name in remake:
         remove_tree(folder / name)
@@ -136,16 +139,27 @@ def run_chain(
     return {stage.name: run.manifests[stage.name] for stage in stages}
 
 
+_Made = Future[tuple[Manifest, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A stage that runs in a process of its own."""
+
+    number: int
+    stage: Stage
+    process: Executor
+
+
 class _Run:
     """The state of one run over a chain: which stages are finished, running in lanes, waiting."""
 
     def __init__(self, stages: Sequence[Stage], folder: Path, n_cores: int) -> None:
         self.folder, self.n_cores = folder, n_cores
         self.waiting = dict(enumerate(stages, 1))
-        self.lanes: dict[Future[tuple[Manifest, dict[str, Any]]], tuple[int, Stage]] = {}
+        self.lanes: dict[_Made, _Lane] = {}
         self.manifests: dict[str, Manifest] = {}
         self.n_stages = len(stages)
-        self._pool: Executor | None = None
 
     def to_the_end(self) -> None:
         """Run every stage."""
@@ -154,28 +168,24 @@ class _Run:
             if self.lanes:
                 finished, _ = wait(self.lanes, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    self._finish(*self.lanes[future], *self._made(future))
+                    lane = self.lanes[future]
+                    self._finish(lane.number, lane.stage, *self._made(future))
+                    lane.process.shutdown()
                     del self.lanes[future]
-        self._close_lanes()
 
-    def _close_lanes(self) -> None:
-        if self._pool:
-            self._pool.shutdown()
-            self._pool = None
-
-    def _made(self, future: Future[tuple[Manifest, dict[str, Any]]]) -> tuple[Manifest, dict[str, Any]]:
+    def _made(self, future: _Made) -> tuple[Manifest, dict[str, Any]]:
         try:
             return future.result()
         except BrokenProcessPool:
-            names = " or ".join(stage.name for _, stage in self.lanes.values())
             raise InfrastructureError(
-                f"the process of {names} died (out of memory?); the same command goes on from its last good state"
+                f"the process of {self.lanes[future].stage.name} died (out of memory?); "
+                "the same command goes on from its last good state"
             ) from None
 
     def abandon(self) -> None:
         """Let go of running lanes without waiting; they die with this process."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for lane in self.lanes.values():
+            lane.process.shutdown(wait=False, cancel_futures=True)
 
     def _start_what_can(self) -> None:
         """Start waiting stages in order, until one needs cores that others still use."""
@@ -188,18 +198,18 @@ class _Run:
                 self.manifests[stage.name] = check_files(self.folder / stage.name)
                 say(f"{self._label(number, stage)}: reused")
                 continue
-            alone = stage.cores is None or self.n_cores == 1
-            used = sum(running.cores or 0 for _, running in self.lanes.values())
-            if self.lanes if alone else used + (stage.cores or 0) > max(self.n_cores, stage.cores or 0):
+            here = stage.cores is None or self.n_cores == 1
+            used = sum(lane.stage.cores or 0 for lane in self.lanes.values())
+            if self.lanes and (here or used + (stage.cores or 0) > self.n_cores):
                 return
             del self.waiting[number]
             say(f"{self._label(number, stage)}: {'resuming' if step.action == 'resume' else step.reason}")
-            if alone:
-                self._close_lanes()  # idle, but their processes hold the memory of what they did
+            if here:
                 self._finish(number, stage, *make(stage, self.folder, step.key))
             else:
-                self._pool = self._pool or process_pool(self.n_cores)
-                self.lanes[self._pool.submit(make, stage, self.folder, step.key, os.getpid())] = number, stage
+                process = process_pool(1)
+                made = process.submit(make, stage, self.folder, step.key, os.getpid())
+                self.lanes[made] = _Lane(number, stage, process)
 
     def _finish(self, number: int, stage: Stage, manifest: Manifest, run: Mapping[str, Any]) -> None:
         self.manifests[stage.name] = manifest

@@ -19,7 +19,7 @@ from codeflow.corpus.git_history import HistoryConfig
 from codeflow.eval.evaluate import EvaluateConfig
 from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
 from codeflow.eval.prompts import PromptsConfig
-from codeflow.execute.chain import Stage
+from codeflow.execute.chain import EVERY_CORE, Stage
 from codeflow.model.config import ModelConfig
 from codeflow.recipes.post import CONTEXTS, Lengths, PostTraining, post_training
 from codeflow.recipes.verbs import VERBS
@@ -102,7 +102,7 @@ class TinyRecipe(Config):
         parent: dict[str, str] = {}
         for phase in phases:
             inputs = {"tokens": "pack", "tokenizer": "tokenizer", **parent}
-            stages.append(v["train"].stage(getattr(self.train, phase), inputs, trained[phase]))
+            stages.append(v["train"].stage(getattr(self.train, phase), inputs, trained[phase], EVERY_CORE))
             parent = {"parent": trained[phase]}
         stages += self.post.training()
         scored = {"documents": "split", "tokenizer": "tokenizer", "tasks": "tasks", **trained, **self.post.scored()}
