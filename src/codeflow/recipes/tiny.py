@@ -115,9 +115,9 @@ def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
     lengths = Lengths(
         mid_steps=30,
-        sft_steps=320,
-        grpo_steps=140,
-        more_sft_steps=560,
+        sft_steps=260,
+        grpo_steps=130,
+        more_sft_steps=500,
         thinking_sft_steps=160,
         thinking_grpo_steps=12,
         n_sft=14_000,
@@ -187,7 +187,7 @@ def _chat_tasks() -> MicroTaskScoresConfig:
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
-        thinking_tasks=150,
+        thinking_tasks=100,
         rollout=RolloutConfig(max_new_tokens=80),
     )
 
