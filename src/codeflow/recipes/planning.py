@@ -19,6 +19,8 @@ from codeflow.tokens.pack import PackConfig
 from codeflow.train.config import TrainConfig
 from codeflow.train.fold import FoldConfig
 
+_PIPE_COLUMNS = 200  # a pipe has no width: nothing may be cut there
+
 
 class PlanRequest(Config):
     """What the command line says beside the name; None: the recipe's own, or the planner's default."""
@@ -119,6 +121,8 @@ def print_plans(name: str, request: PlanRequest, overrides: Sequence[str], as_js
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PIPE_COLUMNS
     if len(found) > 1:
         _print_phases(console, found)
     else:

@@ -115,7 +115,7 @@ def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
     lengths = Lengths(
         mid_steps=30,
-        sft_steps=260,
+        sft_steps=285,
         grpo_steps=130,
         more_sft_steps=500,
         thinking_sft_steps=160,
