@@ -16,6 +16,10 @@ class Outer(Config):
     train: Inner = Inner()
     rates: dict[str, float] = {"x": 0.5}
     sizes: tuple[int, ...] = (1, 2)
+    blends: dict[str, float | Inner] = {}
+    inners: tuple[Inner, ...] = (Inner(),)
+    spare: Inner | None = None
+    limit: float | None = None
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,13 @@ class Outer(Config):
         ("rates.x=0.25", Outer(rates={"x": 0.25})),
         ("sizes=[4]", Outer(sizes=(4,))),
         ("sizes.1=9", Outer(sizes=(1, 9))),
+        ("rates.new=0.25", Outer(rates={"x": 0.5, "new": 0.25})),
+        ("rates.C++=0", Outer(rates={"x": 0.5, "C++": 0})),
+        ("blends.first=1", Outer(blends={"first": 1.0})),
+        ("blends.deep.steps=9", Outer(blends={"deep": Inner(steps=9)})),
+        ("inners.0.name=b", Outer(inners=(Inner(name="b"),))),
+        ("spare.steps=4", Outer(spare=Inner(steps=4))),
+        ('rates={"y": 1}', Outer(rates={"y": 1})),
     ],
 )
 def test_override_sets_one_field(override: str, expected: Outer) -> None:
@@ -43,6 +54,14 @@ def test_override_sets_one_field(override: str, expected: Outer) -> None:
         ("train.steps", ["path.to.field=value"]),
         ("train.steps.x=1", ["train.steps is a value (3)"]),
         ("sizes.5=1", ["has 2 items"]),
+        ("rates.new=many", ["rates.new", "'many'", "number"]),
+        ("rates=1", ["group of fields (x)"]),
+        ("rates.x.y=1", ["rates.x is a value (0.5)"]),
+        ("rates.=1", ["empty name after 'rates'"]),
+        ("rates.a.b=1", ["rates.a", "{'b': 1}", "number"]),
+        ("inners.0.nme=b", ["no field 'nme' in inners.0", "did you mean 'name'"]),
+        ("spare.stops=4", ["spare.stops", "xtra"]),
+        ("limit.x=4", ["limit", "number"]),
     ],
 )
 def test_bad_override_is_one_clear_line(override: str, words: list[str]) -> None:
@@ -51,6 +70,11 @@ def test_bad_override_is_one_clear_line(override: str, words: list[str]) -> None
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_overrides_build_on_each_other() -> None:
+    found = apply_overrides(Outer(), ['rates={"y": 1}', "rates.z=2", 'train={"name": "b"}', "train.steps=5"])
+    assert found == Outer(rates={"y": 1, "z": 2}, train=Inner(name="b", steps=5))
 
 
 def test_canonical_json_ignores_order_of_keys() -> None:

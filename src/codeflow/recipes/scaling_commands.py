@@ -64,10 +64,9 @@ def allocate(
 
         codeflow scaling allocate runs/law n_parameters=1e9 n_tokens=2e10
 
-        codeflow scaling allocate runs/law n_parameters=1e9 n_tokens=2e10 'floors={"Python": 0.2}' \\
-            'available_tokens={"C++": 3e9}'
+        codeflow scaling allocate runs/law n_parameters=1e9 n_tokens=2e10 floors.Python=0.2 available_tokens.C++=3e9
 
-        codeflow scaling allocate runs/law 'demand={"flops": 1e20, "inference_tokens": 1e12, "loops": [1, 2]}'
+        codeflow scaling allocate runs/law demand.flops=1e20 demand.inference_tokens=1e12 'demand.loops=[1, 2]'
 
         codeflow train runs/mixed -i tokens=runs/pack -i tokenizer=runs/tokenizer -i mixture=runs/mixture_plan
     """
