@@ -150,6 +150,22 @@ _TABLE = (
         ("parent", "mixture"),
     ),
     Verb(
+        "annotate",
+        "labels",
+        "codeflow.transform.quality_annotate:run",
+        "codeflow.transform.quality_annotate:AnnotateConfig",
+        "Have a teacher model grade documents twice on a rubric; keep agreement and disagreements.",
+        ("documents",),
+    ),
+    Verb(
+        "history_labels",
+        "labels",
+        "codeflow.transform.quality_history:run",
+        "codeflow.transform.quality_history:HistoryLabelsConfig",
+        "Label file versions by what became of them: survived, gained tests, fixed soon, reverted.",
+        ("commits",),
+    ),
+    Verb(
         "fold",
         "checkpoint",
         "codeflow.train.fold:run",
