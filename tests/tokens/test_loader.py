@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from codeflow.core.config import validate
 from codeflow.core.errors import UserError
@@ -193,6 +194,24 @@ def test_a_set_seen_once_runs_out_with_its_name(folder: Path) -> None:
     loader.batch(0)
     with pytest.raises(UserError, match="set 'general' must be seen once"):
         loader.batch(5000)
+
+
+def test_a_later_plan_goes_on_behind_an_earlier_one(folder: Path) -> None:
+    weights: dict[str, float | Blend] = {"code": 0.5, "general": 0.5}
+    first = Loader(LoaderPlan(weights=weights, batch_rows=2, context_tokens=CONTEXT, seed=3), folder)
+    uses = first.describe(2)
+    earlier = {row for step in range(2) for row in first.rows(step)}
+    later = LoaderPlan(weights={"code": 1.0}, batch_rows=1, context_tokens=CONTEXT, seed=3, once=("code",)).after(uses)
+    assert later.seen["code"] == uses["code"].rows > 0
+    loader = Loader(later, folder)
+    n_fresh = loader._sets["code"].n_rows - uses["code"].rows
+    fresh = {row for step in range(n_fresh) for row in loader.rows(step)}
+    assert len(fresh) == n_fresh
+    assert not fresh & earlier
+    with pytest.raises(UserError, match="'code' must be seen once"):
+        loader.rows(n_fresh)
+    with pytest.raises(ValidationError, match="cannot be negative"):
+        LoaderPlan(weights={"code": 1.0}, seen={"code": -1})
 
 
 def test_a_truncated_or_missing_file_is_named(folder: Path, tmp_path: Path) -> None:

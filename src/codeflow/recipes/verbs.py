@@ -205,6 +205,14 @@ _TABLE = (
         ("tokenizer",),
     ),
     Verb(
+        "pairing",
+        "samples",
+        "codeflow.transform.pairing:run",
+        "codeflow.transform.pairing:PairingConfig",
+        "Make parallel samples of aligned translations: direct, prompted, or shuffled as control.",
+        ("pairs",),
+    ),
+    Verb(
         "grpo",
         "checkpoint",
         "codeflow.rl.grpo_stage:run",

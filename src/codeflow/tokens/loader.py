@@ -36,6 +36,15 @@ class WeightChange(Config):
     weights: dict[str, float | Blend]
 
 
+@dataclass(frozen=True, slots=True)
+class SetUse:
+    """What a number of steps takes from one set."""
+
+    rows: int
+    tokens: int  # places, padding included
+    epochs: float
+
+
 class LoaderPlan(Config):
     """All that decides which rows are read when. Weights are shares of rows; groups of sets may nest."""
 
@@ -45,6 +54,14 @@ class LoaderPlan(Config):
     seed: int = 0
     changes: tuple[WeightChange, ...] = ()
     once: tuple[str, ...] = ()  # sets that must never be seen twice
+    seen: dict[str, int] = Field(default_factory=dict)  # rows of a set that an earlier plan of the same seed has taken
+
+    @model_validator(mode="after")
+    def _counts_of_rows(self) -> LoaderPlan:
+        for name, n_rows in self.seen.items():
+            if n_rows < 0:
+                raise ValueError(f"seen.{name}={n_rows}: a number of rows cannot be negative; set at least 0")
+        return self
 
     @model_validator(mode="after")
     def _changes_in_order(self) -> LoaderPlan:
@@ -58,14 +75,14 @@ class LoaderPlan(Config):
         change = WeightChange(step=step, weights=dict(weights))
         return LoaderPlan.model_validate({**dict(self), "changes": (*self.changes, change)})
 
+    def after(self, uses: Mapping[str, SetUse]) -> LoaderPlan:
+        """Return this plan so that it begins behind what an earlier plan of the same seed used (`Loader.describe`).
 
-@dataclass(frozen=True, slots=True)
-class SetUse:
-    """What a number of steps takes from one set."""
-
-    rows: int
-    tokens: int  # places, padding included
-    epochs: float
+        A set in `once` then gives fresh rows only, none that the earlier phase has seen.
+        """
+        names = {*self.seen, *uses}
+        seen = {name: self.seen.get(name, 0) + (uses[name].rows if name in uses else 0) for name in sorted(names)}
+        return LoaderPlan.model_validate({**dict(self), "seen": seen})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +116,7 @@ class Loader:
 
     def _lay_out(self, phases: Sequence[tuple[int, dict[str, float]]]) -> list[_Stretch]:
         stretches: list[_Stretch] = []
-        taken = dict.fromkeys(self._sets, 0)
+        taken = {name: self.plan.seen.get(name, 0) for name in self._sets}
         for number, (step, weights) in enumerate(phases):
             first_row = step * self.plan.batch_rows
             if stretches:
