@@ -76,11 +76,11 @@ class SweepConfig(Config):
     languages: tuple[str, ...] = Field(default=("Python", "C++", "reStructuredText"), min_length=1)
     sizes: tuple[Size, ...] = (
         Size(hidden=16, layers=1),
-        Size(hidden=32, layers=1),
-        Size(hidden=48, layers=2),
+        Size(hidden=32, layers=2),
         Size(hidden=64, layers=2),
+        Size(hidden=128, layers=2),
     )
-    tokens: tuple[int, ...] = Field(default=(24_576, 73_728, 221_184), min_length=1)  # of each run, all sets together
+    tokens: tuple[int, ...] = Field(default=(65_536, 229_376, 786_432), min_length=1)  # of each run, all sets together
     pairs: bool = True
     pair_sizes: tuple[int, ...] = (1, 2)  # which of `sizes`, by place, pairs are run in; empty: all
     together: bool = True  # all languages in equal parts, in the cells of the pairs

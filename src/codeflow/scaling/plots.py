@@ -14,6 +14,7 @@ from codeflow.core.storage import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from codeflow.scaling.fit import Fitted
     from codeflow.scaling.runs import Points
@@ -76,7 +77,7 @@ def _curves(axes: Axes, fitted: Fitted, points: Points) -> None:
         axes.plot(points.n_tokens[mine], points.loss[mine], "o", color=colour, markersize=4)
     if len(sizes) > _SIZES_LABELLED:
         axes.plot(points.n_tokens, points.loss, ".", color=_INK, markersize=3, zorder=0)
-    axes.set_xscale("log")
+    _log_counts(axes, points.n_tokens)
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss, nats per token")
     axes.legend(fontsize=8)
@@ -84,13 +85,9 @@ def _curves(axes: Axes, fitted: Fitted, points: Points) -> None:
 
 def _predicted_against_measured(axes: Axes, fitted: Fitted, points: Points) -> None:
     value, low, high = fitted.predict(points.n_parameters, points.n_tokens, points.shares)
-    largest = points.shares.argmax(1)
-    alone = points.shares.max(1) > 1 - 1e-6
     axes.vlines(points.loss, low, high, color=_FAINT, linewidth=1)
-    for number, language in enumerate(points.languages):
-        mine = alone & (largest == number)
-        axes.plot(points.loss[mine], value[mine], "o", color=_COLOURS[number % 7], markersize=4, label=language)
-    axes.plot(points.loss[~alone], value[~alone], "x", color=_INK, markersize=4, label="mixtures")
+    for name, mine, colour in _by_language(points):
+        axes.plot(points.loss[mine], value[mine], "o", color=colour, markersize=4, label=name)
     ends = [points.loss.min(), points.loss.max()]
     axes.plot(ends, ends, color=_INK, linewidth=0.6)
     axes.set_xlabel("measured loss, nats per token")
@@ -107,10 +104,37 @@ def draw_residuals(path: Path, fitted: Fitted, points: Points, title: str) -> No
         for axes, (label, values) in zip(row, columns, strict=True):
             axes.axhline(0, color=_INK, linewidth=0.6)
             axes.axhspan(-200 * fitted.fit.noise, 200 * fitted.fit.noise, color=_COLOURS[0], alpha=0.08, linewidth=0)
-            axes.plot(values, residuals, "o", markersize=3, color=_COLOURS[0])
-            axes.set_xscale("log")
+            for name, mine, colour in _by_language(points):
+                axes.plot(values[mine], residuals[mine], "o", markersize=3, color=colour, label=name)
             axes.set_xlabel(label)
+        _log_counts(row[0], points.n_parameters)
+        _log_counts(row[1], points.n_tokens)
         row[0].set_ylabel("measured over law, %")
+        if len(points.languages) > 1:
+            row[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _by_language(points: Points) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
+    """Yield each language's name, its runs alone and a colour; then the mixtures."""
+    alone = points.shares.max(1) > 1 - 1e-6
+    largest = points.shares.argmax(1)
+    for number, language in enumerate(points.languages):
+        yield language, alone & (largest == number), _COLOURS[number % len(_COLOURS)]
+    if not alone.all():
+        yield "mixtures", ~alone, _INK
+
+
+def _log_counts(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Make the x axis logarithmic; a grid of few values is labelled at these, others at powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    marks = np.unique(values)
+    if len(marks) <= _SIZES_LABELLED:
+        axes.set_xticks(marks)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
 
 
 def draw_shares(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) -> None:
@@ -141,7 +165,7 @@ def draw_matrix(path: Path, languages: Sequence[str], values: Sequence[Sequence[
         axes.set_yticks(range(len(languages)), languages)
         for i, j in np.argwhere(np.isfinite(matrix)):
             dark = abs(matrix[i, j]) > 0.6 * limit
-            axes.text(j, i, f"{matrix[i, j]:+.2f}", ha="center", va="center", color="white" if dark else _INK)
+            axes.text(j, i, f"{matrix[i, j]:+.1f}", ha="center", va="center", color="white" if dark else _INK)
 
 
 def _si(value: float) -> str:
