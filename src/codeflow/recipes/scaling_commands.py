@@ -34,7 +34,8 @@ def fit(
 ) -> None:
     """Fit the scaling laws that a table of runs bears, with intervals, hold-out error and warnings.
 
-    Columns: n_parameters, n_tokens, loss; for languages also run, evaluated_on and one share.LANGUAGE each.
+    Columns: n_parameters, n_tokens (or training_flops), loss; for languages also run, evaluated_on and one
+    share.LANGUAGE each. `columns.OURS=THEIRS` reads a table with other names.
 
     Examples:
 
@@ -42,7 +43,9 @@ def fit(
 
         codeflow scaling fit runs/scaling/sweep transfer=gamma
 
-        codeflow scaling fit chinchilla.csv leave_out_highest_losses=5 settings.huber_delta=0.001 settings.resample=runs
+        codeflow scaling fit chinchilla/svg_extracted_data.csv 'columns.n_parameters=Model Size' \\
+            'columns.training_flops=Training FLOP' leave_out_highest_losses=5 \\
+            settings.huber_delta=0.001 settings.resample=runs
     """
     from codeflow.scaling.stage import FitConfig
 

@@ -82,8 +82,8 @@ class PerLanguage:
     """The objective `languages`."""
 
     laws: tuple[ScalingLaw, ...]  # (K,) each of one language
-    n_parameters: float
-    n_tokens: float
+    n_parameters: float | NDArray[np.float64]  # one for all candidates, or (C,)
+    n_tokens: float | NDArray[np.float64]
     weights: NDArray[np.float64]  # (K,) sum 1
     worth: NDArray[np.float64]  # (K, K) tokens of the row's language that one of the column's stands for; diagonal 1
     available: NDArray[np.float64]  # (K,) tokens there are; inf: no bound
@@ -91,7 +91,8 @@ class PerLanguage:
 
     def losses(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the predicted loss of every language, (C, K), at shares (C, K)."""
-        fresh = with_repetition(shares * self.n_tokens, self.available, self.repetition_decay)
+        drawn = shares * np.reshape(self.n_tokens, (-1, 1))
+        fresh = with_repetition(drawn, self.available, self.repetition_decay)
         effective = np.maximum(fresh @ self.worth.T, _LEAST_TOKENS)
         one = np.ones((1, 1))
         columns = [law.loss(self.n_parameters, effective[:, k], one) for k, law in enumerate(self.laws)]
@@ -106,13 +107,15 @@ class OnMixture:
     """The objective `mixture`."""
 
     law: ScalingLaw
-    n_parameters: float
-    n_tokens: float
+    n_parameters: float | NDArray[np.float64]  # one for all candidates, or (C,)
+    n_tokens: float | NDArray[np.float64]
     available: NDArray[np.float64]  # (K,)
     repetition_decay: float = REPETITION_DECAY
 
     def __call__(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        fresh = with_repetition(shares * self.n_tokens, self.available, self.repetition_decay).sum(1)
+        fresh = with_repetition(shares * np.reshape(self.n_tokens, (-1, 1)), self.available, self.repetition_decay).sum(
+            1
+        )
         return self.law.loss(self.n_parameters, np.maximum(fresh, _LEAST_TOKENS), shares)
 
 
@@ -126,18 +129,18 @@ def with_repetition(tokens: NDArray[np.float64], available: NDArray[np.float64],
     return np.where(available > 0, value, 0.0)
 
 
-def minimise(objective: Objective, bounds: Bounds) -> NDArray[np.float64]:
-    """Return the shares (K,) of least loss within bounds.
+def minimise(objective: Objective, bounds: Bounds, start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return the shares (K,) of least loss within bounds, searched from `start` (K,) alone where it is given.
 
     Moves share between pairs of languages, always the best move of a size, then halves the size. Pairs span every
     direction within the simplex, so with a smooth objective nothing better is near where no small move helps; several
     starts guard against other valleys.
     """
     k = len(bounds.low)
-    corners = np.eye(k) * 0.8 + 0.2 / k
+    starts = (np.full(k, 1 / k), *(np.eye(k) * 0.8 + 0.2 / k)) if start is None else (start,)
     best, least = None, np.inf
-    for start in (np.full(k, 1 / k), *corners):
-        shares = _descend(objective, bounds, bounds.nearest(start))
+    for first in starts:
+        shares = _descend(objective, bounds, bounds.nearest(first))
         value = float(objective(shares[None])[0])
         if value < least - 1e-12:
             best, least = shares, value

@@ -10,6 +10,7 @@ to measure (by runs with loops in the sweep), not one to assume: the plan names 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,10 @@ from codeflow.core.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from codeflow.scaling.law import ScalingLaw
-
 _GRID = 4001
+
+# parameters (G,), tokens (G,) -> loss (G,)
+Loss = Callable[["NDArray[np.float64]", "NDArray[np.float64]"], "NDArray[np.float64]"]
 
 
 class Demand(Config):
@@ -48,7 +50,7 @@ class SizePlan(Config):
     loss: float
 
 
-def best_sizes(law: ScalingLaw, shares: NDArray[np.float64], demand: Demand) -> list[SizePlan]:
+def best_sizes(loss: Loss, demand: Demand) -> list[SizePlan]:
     """Return the plan of least predicted loss for each number of loops, best first.
 
     Raises UserError when nothing within the limits can be trained.
@@ -64,7 +66,7 @@ def best_sizes(law: ScalingLaw, shares: NDArray[np.float64], demand: Demand) -> 
         if not fits.any():
             continue
         sizes, tokens = sizes[fits], tokens[fits]
-        losses = law.loss(sizes * float(loops) ** demand.loop_exponent, tokens, shares)
+        losses = loss(sizes * float(loops) ** demand.loop_exponent, tokens)
         best = int(np.argmin(losses))
         plans.append(
             SizePlan(

@@ -220,25 +220,19 @@ def _law(
     pairs: Sequence[tuple[int, int]],
     tau: NDArray[np.float64] | None,
 ) -> ScalingLaw:
-    n_slice, d_slice, e_slice, g_slice = design.blocks()
+    transfer = theta[design.blocks()[3]]
     k = len(points.languages)
     kappa = np.zeros((k, k))
     if tau is not None:
-        kappa = theta[g_slice][0] * (tau + tau.T)
+        kappa = transfer[0] * (tau + tau.T)
         np.fill_diagonal(kappa, 0.0)
-    for (i, j), value in zip(pairs, theta[g_slice], strict=False):
+    for (i, j), value in zip(pairs, transfer, strict=False):
         kappa[i, j] = kappa[j, i] = value
-    return ScalingLaw(
-        languages=points.languages,
-        parameters_unit=float(points.n_parameters[0] / np.exp(design.log_n[0])),
-        tokens_unit=float(points.n_tokens[0] / np.exp(design.log_d[0])),
-        a=float(np.exp(theta[0])),
-        b=float(np.exp(theta[1])),
-        alpha_n=tuple(theta[n_slice].tolist()),
-        alpha_d=tuple(theta[d_slice].tolist()),
-        l_inf=tuple(np.exp(theta[e_slice]).tolist()),
-        kappa=tuple(map(tuple, kappa.tolist())) if design.transfer.shape[1] else (),
+    units = (
+        float(points.n_parameters[0] / np.exp(design.log_n[0])),
+        float(points.n_tokens[0] / np.exp(design.log_d[0])),
     )
+    return ScalingLaw.of(points.languages, units, theta, kappa if design.transfer.shape[1] else None)
 
 
 def _parameters(

@@ -57,6 +57,28 @@ class ScalingLaw(Config):
             raise ValueError(f"kappa must have {k} rows of {k}")
         return self
 
+    @classmethod
+    def of(
+        cls,
+        languages: tuple[str, ...],
+        units: tuple[float, float],
+        theta: NDArray[np.float64],
+        kappa: NDArray[np.float64] | None = None,
+    ) -> ScalingLaw:
+        """Return the law of a parameter vector (P,), without its transfer, and kappa (K, K); units are N0 and D0."""
+        k = len(languages)
+        return cls(
+            languages=languages,
+            parameters_unit=units[0],
+            tokens_unit=units[1],
+            a=float(np.exp(theta[0])),
+            b=float(np.exp(theta[1])),
+            alpha_n=tuple(theta[2 : 2 + k].tolist()),
+            alpha_d=tuple(theta[2 + k : 2 + 2 * k].tolist()),
+            l_inf=tuple(np.exp(theta[2 + 2 * k : 2 + 3 * k]).tolist()),
+            kappa=() if kappa is None else tuple(map(tuple, kappa.tolist())),
+        )
+
     def share_vector(self, shares: Mapping[str, float]) -> NDArray[np.float64]:
         """Return shares by name as (K,), normalised. Raises UserError for an unknown language or nothing positive."""
         for name in shares:

@@ -137,8 +137,16 @@ def _log_counts(axes: Axes, values: NDArray[np.float64]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _si(value)))
 
 
-def draw_shares(path: Path, rows: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Draw allocations side by side: one group of bars per language, one colour per row (name -> language -> share)."""
+def draw_shares(
+    path: Path,
+    rows: Mapping[str, Mapping[str, float]],
+    title: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draw allocations side by side: one group of bars per language, one colour per row (name -> language -> share).
+
+    `intervals` are of the first row's shares.
+    """
     languages = sorted({language for row in rows.values() for language in row})
     with _page(path, 1, max(5.0, 1.1 * len(languages) + 2), 3.4) as (_, (axes,)):
         axes.set_title(title, loc="left")
@@ -147,6 +155,9 @@ def draw_shares(path: Path, rows: Mapping[str, Mapping[str, float]], title: str)
             places = np.arange(len(languages)) + (number - (len(rows) - 1) / 2) * width
             values = [100 * row.get(language, 0.0) for language in languages]
             axes.bar(places, values, width * 0.92, color=_COLOURS[number % len(_COLOURS)], label=name)
+            if intervals and number == 0:
+                low, high = (np.array([100 * intervals[language][end] for language in languages]) for end in (0, 1))
+                axes.vlines(places, low, high, color=_INK, linewidth=1.2)
         axes.set_xticks(np.arange(len(languages)), languages)
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("share of the tokens, %")

@@ -7,12 +7,14 @@ A CSV with a header; one row per run and language that it was evaluated on:
 `loss` is in nats per token on held-out text of `evaluated_on`; the shares are those of the training tokens and sum
 to 1. Without share columns every run is of one language, `evaluated_on` ("all" without that column too). A row
 with `evaluated_on` = "mixture" holds the loss on the training mixture itself; where a run has none, it is the mean of
-the run's losses weighted by their shares. Further columns (lineage, seeds) are kept out of the fit.
+the run's losses weighted by their shares. `training_flops` may stand for `n_tokens`: D = C / (6 N). Further columns
+(lineage, seeds) are kept out of the fit.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ MIXTURE = "mixture"
 SHARE = "share."
 _ONE_LANGUAGE = "all"
 _NEEDED = ("n_parameters", "n_tokens", "loss")
+_FLOPS = "training_flops"
+_FLOPS_PER_PARAMETER_AND_TOKEN = 6.0
 _SUM_TOLERANCE = 1e-3  # of shares written with few digits
 
 
@@ -74,24 +78,42 @@ class Points:
     @property
     def compute_flops(self) -> NDArray[np.float64]:
         """Return about 6 N D of every run, (R,)."""
-        return 6.0 * self.n_parameters * self.n_tokens
+        return _FLOPS_PER_PARAMETER_AND_TOKEN * self.n_parameters * self.n_tokens
 
 
-def read_runs(path: Path) -> list[Measurement]:
-    """Read a table of runs. Raises UserError naming file, line, column and rule."""
+def read_runs(path: Path, columns: Mapping[str, str] | None = None) -> list[Measurement]:
+    """Read a table of runs. `columns` maps our names to the table's own.
+
+    Raises UserError naming file, line, column and rule.
+    """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = list(reader)
-            columns = list(reader.fieldnames or [])
+        text = with_columns(path.read_text(encoding="utf-8"), columns or {}, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the table of runs {path}: {error}; give a CSV file") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    rows = list(reader)
+    found = list(reader.fieldnames or [])
     for name in _NEEDED:
-        if name not in columns:
-            raise UserError(f"{path} has no column '{name}'{suggest(name, columns)}")
+        if name not in found and not (name == "n_tokens" and _FLOPS in found):
+            raise UserError(f"{path} has no column '{name}'{suggest(name, found)}; columns.{name}=THEIRS names it")
     if not rows:
         raise UserError(f"{path} has a header but no runs; add one row per run")
-    return [_measurement(row, columns, f"{path} line {number}") for number, row in enumerate(rows, 2)]
+    return [_measurement(row, found, f"{path} line {number}") for number, row in enumerate(rows, 2)]
+
+
+def with_columns(text: str, columns: Mapping[str, str], origin: str) -> str:
+    """Return a table with the header's names replaced by ours. Raises UserError for a name that it does not have."""
+    if not columns:
+        return text
+    first, newline, rest = text.partition("\n")
+    header = [name.strip() for name in next(csv.reader([first]), [])]
+    for name, own in columns.items():
+        if own not in header:
+            raise UserError(f"columns.{name}={own}: {origin} has no such column{suggest(own, header)}")
+    ours = {own: name for name, own in columns.items()}
+    line = io.StringIO()
+    csv.writer(line, lineterminator=newline).writerow([ours.get(name, name) for name in header])
+    return line.getvalue() + rest
 
 
 def _measurement(row: Mapping[str, str | None], columns: Sequence[str], place: str) -> Measurement:
@@ -122,7 +144,12 @@ def _measurement(row: Mapping[str, str | None], columns: Sequence[str], place: s
     if evaluated_on != MIXTURE and evaluated_on not in shares:
         raise UserError(f"{place}: evaluated_on='{evaluated_on}' has no share column{suggest(evaluated_on, shares)}")
     run = (row.get("run") or "").strip() or place
-    return Measurement(run, number("n_parameters"), number("n_tokens"), shares, evaluated_on, number("loss"))
+    n_parameters = number("n_parameters")
+    if "n_tokens" in columns:
+        n_tokens = number("n_tokens")
+    else:
+        n_tokens = number(_FLOPS) / (_FLOPS_PER_PARAMETER_AND_TOKEN * n_parameters)
+    return Measurement(run, n_parameters, n_tokens, shares, evaluated_on, number("loss"))
 
 
 def languages_of(measurements: Iterable[Measurement]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 laws.json            name ("Python", ..., "mixture") -> LawFit
 draws-<name>.npy     (B, P) parameters of the resampled fits
 synergy.json         synergy matrix and transfer tau, where pairs were run
-runs.csv             the table, as it was read
+runs.csv             the table, under our column names
 *.png, summary.txt
 """
 
@@ -23,7 +23,7 @@ from codeflow.core.manifest import Counts, Manifest, require_kind, seal
 from codeflow.core.storage import sha256_file, write_bytes, write_text
 from codeflow.scaling.estimate import Settings
 from codeflow.scaling.fit import Fitted, LawFit, Transfer, fit_law
-from codeflow.scaling.runs import MIXTURE, Measurement, Points, alone, languages_of, mixtures, read_runs
+from codeflow.scaling.runs import MIXTURE, Measurement, Points, alone, languages_of, mixtures, read_runs, with_columns
 from codeflow.scaling.synergy import Synergy, synergies
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class FitConfig(Config):
     """What is fitted to which table."""
 
     runs: str = ""  # a CSV file, see codeflow.scaling.runs; "" where the artifact of a sweep is given as input
+    columns: dict[str, str] = {}  # our name -> the table's own, as in {"n_parameters": "Model Size"}
     per_language: bool = True
     mixture: bool = True
     transfer: Transfer = "pairs"  # of the multilingual law; "gamma" takes tau from the table's pairs
@@ -59,7 +60,7 @@ def run(config: FitConfig, inputs: Mapping[str, Path], output: Path) -> Manifest
     Counts: rows of the table read, and used by some law. Raises UserError when no law can be fitted.
     """
     source = inputs["runs"] / RUNS if "runs" in inputs else Path(config.runs)
-    measurements = read_runs(source)
+    measurements = read_runs(source, config.columns)
     losses = sorted((m.loss for m in measurements), reverse=True)
     kept = measurements
     if config.leave_out_highest_losses:
@@ -73,7 +74,7 @@ def run(config: FitConfig, inputs: Mapping[str, Path], output: Path) -> Manifest
     for name, (law, points) in fitted.items():
         _write_fit(output, name, law, points)
     write_text(output / LAWS, json.dumps({name: law.fit.model_dump(mode="json") for name, (law, _) in fitted.items()}))
-    write_bytes(output / RUNS, source.read_bytes())
+    write_text(output / RUNS, with_columns(source.read_text(encoding="utf-8"), config.columns, str(source)))
     if synergy and synergy.pairs:
         _write_synergy(output, synergy)
     text = summary({name: law.fit for name, (law, _) in fitted.items()}, remarks)
@@ -140,6 +141,13 @@ def read_laws(folder: Path) -> tuple[dict[str, LawFit], Synergy | None]:
     path = folder / SYNERGY
     synergy = validate(Synergy, json.loads(path.read_text()), origin=str(path)) if path.exists() else None
     return laws, synergy
+
+
+def read_draws(folder: Path, name: str) -> NDArray[np.float64]:
+    """Return the parameters (B, P) of a law's resampled fits."""
+    import numpy as np
+
+    return np.load(folder / f"draws-{name}.npy", allow_pickle=False)
 
 
 def summary(laws: Mapping[str, LawFit], remarks: list[str]) -> str:
