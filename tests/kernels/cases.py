@@ -60,4 +60,6 @@ def cast(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def relative(ours: Tensor, exact: Tensor) -> float:
     """Norm of the difference by the norm of the exact one."""
-    return float((ours.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-12))
+    return float(
+        (ours.detach().double() - exact.detach().double()).norm() / exact.detach().double().norm().clamp_min(1e-12)
+    )

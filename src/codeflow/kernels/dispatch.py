@@ -5,14 +5,15 @@
     triton      one fused kernel, GPU; keeps the log-sum-exps, and in 16 bits the global output
     flash       FlashAttention 4, 3 or 2, window and gate fused behind it, GPU, 16 bits; keeps the same
 
-The last two need the extra `triton`; bytes are measured by `memory.saved_bytes`.
+The last two need the extra `triton`; bytes are measured by `memory.saved_bytes`. A back end may also be given as an
+object: that of rows which several ranks share is `parallel.context.ContextAttention`.
 """
 
 from __future__ import annotations
 
 import importlib
 from importlib.util import find_spec
-from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,33 @@ from torch import Tensor
 from codeflow.core.errors import UserError, suggest
 from codeflow.kernels.documents import Documents
 
+
+class AttentionBackend(Protocol):
+    """The two operations, and what loops share, as an object."""
+
+    def shared_kv(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first loop's keys and values (B, T, G, D) in the form that this object's operations take."""
+        ...
+
+    def causal_attention(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+        """See `causal_attention` of this module; k and v come from `shared_kv`."""
+        ...
+
+    def gated_attention(
+        self,
+        q: Tensor,
+        global_kv: tuple[Tensor, Tensor],
+        local_kv: tuple[Tensor, Tensor],
+        gate_logits: Tensor,
+        documents: Documents | None,
+        window: int,
+        strict: bool = False,
+    ) -> Tensor:
+        """See `gated_attention` of this module; `global_kv` comes from `shared_kv`, `local_kv` does not."""
+        ...
+
+
+Backend = str | AttentionBackend
 _BACKENDS = {"reference": "reference", "cpu": "cpu", "triton": "triton_fused", "flash": "flash"}
 
 
@@ -31,7 +59,12 @@ def default_backend(device: torch.device) -> str:
     return "triton" if device.type == "cuda" and find_spec("triton") else "cpu"
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, backend: str) -> Tensor:
+def shared_kv(k: Tensor, v: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
+    """Return the first loop's keys and values (B, T, G, D) as all loops' operations take them."""
+    return (k, v) if isinstance(backend, str) else backend.shared_kv(k, v)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, backend: Backend) -> Tensor:
     """Plain causal attention within documents: q (B, T, H, D), k and v (B, T, G, D) -> (B, T, H, D)."""
     return _backend(backend).causal_attention(q, k, v, documents)
 
@@ -43,7 +76,7 @@ def gated_attention(
     gate_logits: Tensor,
     documents: Documents | None,
     window: int,
-    backend: str,
+    backend: Backend,
     strict: bool = False,
 ) -> Tensor:
     """Attention of a later loop (LoopCoder §2): g * causal(q, K1, V1) + (1 - g) * window(q, K2, V2).
@@ -55,8 +88,10 @@ def gated_attention(
     return _backend(backend).gated_attention(q, global_kv, local_kv, gate_logits, documents, window, strict)
 
 
-def _backend(name: str) -> ModuleType:
+def _backend(name: Backend) -> Any:
     """Import a back end when it is first used. Raises UserError for an unknown name or a library that is missing."""
+    if not isinstance(name, str):
+        return name
     if name not in _BACKENDS:
         raise UserError(f"no attention back end '{name}'{suggest(name, _BACKENDS)}")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codeflow.kernels.dispatch import causal_attention, gated_attention
+from codeflow.kernels.dispatch import Backend, causal_attention, gated_attention, shared_kv
 from codeflow.kernels.documents import Documents
 from codeflow.model.config import ModelConfig
 from codeflow.model.rope import Rotation, rotate
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         x: Tensor,
         turn: Rotation,
         documents: Documents | None,
-        backend: str,
+        backend: Backend,
         gate: GateProjection | None = None,
         global_kv: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
@@ -71,6 +71,7 @@ class SelfAttention(nn.Module):
         """
         q, k, v, plain_q = self.project(x, turn)
         if global_kv is None:
+            k, v = shared_kv(k, v, backend)
             mixed = causal_attention(q, k, v, documents, backend)
         else:
             assert gate is not None, "a later loop needs gates"

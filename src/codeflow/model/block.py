@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from codeflow.kernels.dispatch import Backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
 from codeflow.model.config import ModelConfig
@@ -63,7 +64,7 @@ class Block(nn.Module):
         x: Tensor,
         turn: Rotation,
         documents: Documents | None,
-        backend: str,
+        backend: Backend,
         global_kv: KeyValue | None = None,
         residual_scale: float = 1.0,
         tap: Tap | None = None,

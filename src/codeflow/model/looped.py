@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codeflow.core.errors import UserError
-from codeflow.kernels.dispatch import default_backend
+from codeflow.kernels.dispatch import Backend, default_backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block, RMSNorm, Tap
@@ -43,14 +43,15 @@ class LoopCoder(nn.Module):
 
     `second_pass_scale` (a runtime attribute, not a parameter) multiplies the residual branches of loops >= 2; a
     dense-to-loop fold ramps it from 0, where the model equals its first loop, to 1, the released model.
-    `attention_backend` names the kernels in use. `loop_tap` watches what each later loop sends back in training.
+    `attention_backend` names the kernels in use, or is an object that computes with other ranks. `loop_tap` watches
+    what each later loop sends back in training.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.second_pass_scale = 1.0
-        self.attention_backend = ""  # "" = chosen by device
+        self.attention_backend: Backend = ""  # "" = chosen by device
         self.loop_tap: LoopTap | None = None
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -84,8 +85,8 @@ class LoopCoder(nn.Module):
                 parameter.copy_(values)
 
     @property
-    def backend(self) -> str:
-        """Name of the attention back end in use."""
+    def backend(self) -> Backend:
+        """The attention back end in use."""
         return self.attention_backend or default_backend(self.embed_tokens.weight.device)
 
     def forward(
@@ -99,7 +100,8 @@ class LoopCoder(nn.Module):
         """Return the hidden states (B, T, C) after the final norm; feed them to `logits` or to `lm_head.weight`.
 
         ids (B, T). `document_starts` (B, T) holds for each position the row index at which its document starts: no
-        attention crosses it. `positions` default to counting from there. `checkpoint_blocks` recomputes each block in
+        attention crosses it. `positions` default to counting from there. Where ranks share rows, ids and positions are
+        this rank's part of the rows, and `document_starts` is whole. `checkpoint_blocks` recomputes each block in
         the backward pass. `keep` is called with (loop, layer, keys and values) as they are made.
         Raises UserError for rows longer than max_position_embeddings, wrong document_starts, and `keep` with research
         options on, which decoding does not know.

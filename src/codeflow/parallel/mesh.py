@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from codeflow.parallel.config import MeshConfig
+from codeflow.kernels.zigzag import Zigzag
+from codeflow.parallel.config import AXES, MeshConfig
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,30 @@ class World:
 
     rank: int
     n_ranks: int
-    mesh: DeviceMesh  # axes "data" (replicas) and "shard" (parts of one replica)
+    mesh: DeviceMesh  # axes `config.AXES`
 
     @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes what all share."""
         return self.rank == 0
+
+    @property
+    def n_readers(self) -> int:
+        """How many groups of processes read rows of their own."""
+        return self.n_ranks // self.mesh["context"].size()
+
+    @property
+    def reader(self) -> int:
+        """Which of these groups this process belongs to."""
+        return self.rank // self.mesh["context"].size()
+
+    def own_part(self, x: Tensor) -> Tensor:
+        """Return this process's positions of x (B, T, ...), whose rows its group shares.
+
+        Raises UserError when the rows have no equal parts.
+        """
+        axis = self.mesh["context"]
+        return Zigzag(x.shape[1], axis.size(), axis.get_local_rank()).own(x) if axis.size() > 1 else x
 
     def barrier(self) -> None:
         """Wait until every process is here."""
@@ -53,7 +73,7 @@ def world(config: MeshConfig) -> Iterator[World]:
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         n_ranks = dist.get_world_size()
-        mesh = init_device_mesh("cpu", config.sizes(n_ranks), mesh_dim_names=("data", "shard"))
+        mesh = init_device_mesh("cpu", config.sizes(n_ranks), mesh_dim_names=AXES)
         yield World(dist.get_rank(), n_ranks, mesh)
     finally:
         if ours:

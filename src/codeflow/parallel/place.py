@@ -1,12 +1,14 @@
 """Placing a model on the mesh, in one order; afterwards the training step is the same for any number of processes.
 
-1. sharding: with more than one process every block, then the root, becomes an FSDP2 unit. Its fp32 shards are the
-   masters; FSDP2 casts them to the working precision when it gathers them and reduces gradients in fp32.
-2. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
+1. context: where processes share rows, attention becomes a ring over them (`parallel.context`).
+2. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
+   "context" (and "data", which holds copies). Its fp32 shards are the masters; FSDP2 casts them to the working
+   precision when it gathers them and reduces gradients in fp32.
+3. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
    the working precision, beside fp32 masters; gradients are summed into the masters' fp32 gradients.
 
 Either way the optimizer sees `masters` with fp32 gradients, `collect` runs after every backward pass and `publish`
-after every update. Tensor and context parallelism will come before step 1.
+after every update. Tests that want more digits place an fp64 model in fp64: then masters and gradients are fp64.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
+
+from codeflow.model.looped import LoopCoder
+from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.context import share_rows
 
 
 class Placed(Protocol):
@@ -36,37 +42,52 @@ class Placed(Protocol):
 
 
 def place(
-    model: nn.Module, root: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, precision: torch.dtype
+    model: LoopCoder,
+    root: nn.Module,
+    blocks: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    precision: torch.dtype,
+    config: MeshConfig | None = None,
 ) -> Placed:
-    """Place `model` (fp32 parameters, equal on every process) on the mesh to compute in `precision`.
+    """Place `model` (fp32 parameters, equal on every process) on the mesh of `mesh.world` to compute in `precision`.
 
     `root` is the module that the step calls; it holds `model` and computes the loss, so that the output head is
-    gathered with it. Gradients of all processes are summed, not averaged.
+    gathered with it. Gradients of all processes are summed, not averaged. Of `config` the choices beside the sizes
+    count. Raises UserError for a model that cannot be placed so.
     """
+    config = config or MeshConfig()
+    if mesh["context"].size() > 1:
+        share_rows(model, mesh["context"].get_group(), config.context_keys == "gather")
     if mesh.size() > 1:
-        return _Sharded(model, root, blocks, mesh, precision)
-    return _Whole(model) if precision == torch.float32 else _MixedWhole(model, precision)
+        return _Sharded(model, [*blocks, root], mesh, precision, config.regather)
+    whole_precision = precision == model.norm.weight.dtype
+    return _Whole(model) if whole_precision else _MixedWhole(model, precision)
 
 
 class _Sharded:
     def __init__(
-        self, model: nn.Module, root: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, precision: torch.dtype
+        self, model: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, precision: torch.dtype, regather: bool
     ) -> None:
-        policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        axes = mesh["data", "shard"] if mesh["data"].size() > 1 else mesh["shard"]
-        for unit in [*blocks, root]:
-            fully_shard(unit, mesh=axes, mp_policy=policy)
-        for unit in root.modules():
-            if isinstance(unit, FSDPModule):
-                unit.set_gradient_divide_factor(1.0)
-                unit.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+        wide = torch.promote_types(precision, torch.float32)
+        policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=wide, cast_forward_inputs=False)
+        shards = mesh["shard", "context"]._flatten("parts_of_parameters")
+        axes = mesh["data", "parts_of_parameters"] if mesh["data"].size() > 1 else shards
+        self._kept: list[FSDPModule] = []  # gathered from their first use in a step to the update
+        for module in units:
+            unit = fully_shard(module, mesh=axes, mp_policy=policy, reshard_after_forward=regather)
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+            if not regather:
+                unit.set_reshard_after_backward(False, recurse=False)
+                self._kept.append(unit)
         self.masters = dict(model.named_parameters())
 
     def collect(self) -> None:
         pass  # FSDP2 reduces and adds during the backward pass
 
     def publish(self) -> None:
-        pass  # FSDP2 casts when it gathers
+        for unit in self._kept:  # else FSDP2 gathers, and casts, before each use
+            unit.reshard()
 
 
 class _Whole:

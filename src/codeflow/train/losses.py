@@ -5,6 +5,7 @@ Legend: N tokens, C hidden size, V vocabulary, R rows of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ _UNDERFLOW = 1e-30  # a probability below this has lost digits in fp32; its loga
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A `Batch` as tensors (B, T)."""
+    """A `Batch` as tensors (B, T). Of rows that processes share, all but `document_starts` is this one's part."""
 
     ids: Tensor
     targets: Tensor
@@ -44,6 +45,11 @@ class TensorBatch:
         names = self.__dataclass_fields__
         parts = zip(*(getattr(self, name).split(rows) for name in names), strict=True)
         return [TensorBatch(*part) for part in parts]
+
+    def part(self, own_part: Callable[[Tensor], Tensor]) -> TensorBatch:
+        """Return the part of the rows that `own_part` takes of (B, T); documents stay those of whole rows."""
+        ids, targets, weights, positions = map(own_part, (self.ids, self.targets, self.weights, self.positions))
+        return TensorBatch(ids, targets, weights, positions, self.document_starts)
 
     @property
     def weight(self) -> float:

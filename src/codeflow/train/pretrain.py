@@ -142,7 +142,7 @@ class _Phase:
         model = LoopCoder(origin.model, config.seed)
         loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpoint_blocks)
         objective = Objective(model, loss)
-        placed = place(model, objective, model.layers, here.mesh, dtype)
+        placed = place(model, objective, model.layers, here.mesh, dtype, config.mesh)
         loops = origin.model.loop_num
         watched = loops > 1 and (config.loop_norms_every_steps or config.loop_clip_norm)
         loop_gradients = LoopGradients(loops, config.loop_clip_norm) if watched else None
@@ -238,8 +238,8 @@ class _Phase:
         self.trainee.objective.model.loop_tap = self.trainee.loop_gradients if due else None
 
     def _batches(self, step: int) -> list[TensorBatch]:
-        batch = TensorBatch.of(self.rows.batch(step - 1, self.here.rank, self.here.n_ranks))
-        return batch.split(self.config.micro_rows or len(batch.ids))
+        batch = TensorBatch.of(self.rows.batch(step - 1, self.here.reader, self.here.n_readers))
+        return batch.part(self.here.own_part).split(self.config.micro_rows or len(batch.ids))
 
     def _count(self, step: int, report: StepReport) -> None:
         progress = self.progress
@@ -260,10 +260,11 @@ class _Phase:
             return {}
         losses: dict[str, float] = {}
         for name in sorted(self.rows.sets):
-            batch = self.rows.held_out(name, self.here.rank, self.here.n_ranks)
+            batch = self.rows.held_out(name, self.here.reader, self.here.n_readers)
             if batch is not None:
-                rows = config.micro_rows or max(config.batch_rows // self.here.n_ranks, 1)
-                losses[name] = held_out_loss(self.trainee, TensorBatch.of(batch).split(rows))
+                rows = config.micro_rows or max(config.batch_rows // self.here.n_readers, 1)
+                parts = TensorBatch.of(batch).part(self.here.own_part).split(rows)
+                losses[name] = held_out_loss(self.trainee, parts)
         return {"validation": losses} if losses else {}
 
     def _save(self, folder: Path) -> None:
@@ -308,7 +309,7 @@ def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": phase.progress.tokens - phase.origin.tokens,
         "tokens_in_all": phase.progress.tokens,
         "n_parameters": sum(master.numel() for master in phase.trainee.placed.masters.values()),
-        "attention_backend": phase.trainee.objective.model.backend,
+        "attention_backend": str(phase.trainee.objective.model.backend),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "mean_loss_of_last_steps": sum(tail) / len(tail) if tail else None,
