@@ -26,8 +26,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from codeflow.core.config import apply_overrides
 from codeflow.core.manifest import read_manifest
 from codeflow.core.storage import CRASH_AT, CRASH_LOG
+from codeflow.execute.chain import resolve
+from codeflow.recipes.runner import recipes
 
 _RECORD_BYTES = 128
 
@@ -82,6 +85,13 @@ class Campaign:
         for stage in without:
             shutil.rmtree(target / stage, ignore_errors=True)
         return target
+
+
+def order(arguments: Sequence[str]) -> list[str]:
+    """Return the names of a recipe's stages in order, without the report, which shows wall times."""
+    recipe, *overrides = arguments
+    chain = apply_overrides(resolve(recipes()[recipe])(), overrides).chain()
+    return [stage.name for stage in chain if stage.kind != "report"]
 
 
 def identity(folder: Path) -> tuple[str, str, str]:
@@ -154,11 +164,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         campaign = Campaign(tuple(options.run), Path(folder))
         reference = Path(folder) / "reference"
-        assert campaign.run(reference, "evaluate") == 0, "the undisturbed run failed"
-        order = sorted(
-            (p.parent for p in reference.glob("*/manifest.json")), key=lambda p: (p / "run.json").stat().st_mtime_ns
-        )
-        stages = [path.name for path in order]
+        stages = order(options.run)
+        assert campaign.run(reference, stages[-1]) == 0, "the undisturbed run failed"
         rng = random.Random(options.seed)
         outcomes = []
         for stage in options.stages or stages:

@@ -129,7 +129,8 @@ def _stages(mid: Sequence[Artifact], sets: Sequence[str]) -> list[tuple[str, lis
                 label = f"{kind}, {when}" + (", second pass at 0" if ramped else "")
                 rows.append((label, {name: values[name] for name in sets if name in values}))
         if rows:
-            parts.append((f"{title}: the same tokens for both", rows))
+            both = len({label.partition(",")[0] for label, _ in rows}) > 1
+            parts.append((f"{title}: the same tokens for both" if both else title, rows))
     return parts
 
 
