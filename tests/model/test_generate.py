@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from codeflow.core.config import validate
 from codeflow.core.errors import UserError
 from codeflow.model.decode import Decoder
 from codeflow.model.generate import GenerateSettings, distribution, generate, sample
+from codeflow.model.kv_cache import KeyValueCache
 from tests.model.shapes import SHAPE, changed, make_ids, make_model
 
 LOOPED = changed(loop_num=2, loop_window_size=4)
@@ -25,6 +28,23 @@ def _greedy(model, prompt: list[int], n_new: int) -> tuple[list[int], list[float
         ids.append(int(row.argmax()))
         logprobs.append(float(row[ids[-1]]))
     return ids[len(prompt) :], logprobs
+
+
+def test_the_cache_goes_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[weakref.ref[KeyValueCache]] = []
+    made = KeyValueCache.__init__
+
+    def noted(cache: KeyValueCache, *arguments: object) -> None:
+        made(cache, *arguments)
+        caches.append(weakref.ref(cache))
+
+    monkeypatch.setattr(KeyValueCache, "__init__", noted)
+    gc.disable()  # a cycle would keep it until a collection comes
+    try:
+        generate(make_model(LOOPED), PROMPTS, GenerateSettings(max_new_tokens=2))
+        assert [cache() for cache in caches] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("config", [SHAPE, LOOPED], ids=["dense", "looped"])

@@ -113,7 +113,7 @@ class Decoder:
         where = np.array(rows, np.int32)
         n_new = ids.shape[1]
         if self._step is not None and n_new == 1:
-            logits = self._step(where, ids[:, 0])[:, None]
+            logits = self._step(self, where, ids[:, 0])[:, None]
         else:
             extending = _Extending(self, where, n_new)
             logits = self._logits(self._run(ids, extending.positions, extending))
@@ -237,13 +237,15 @@ class _Extending:
 
 
 class _CompiledStep:
-    """One token per row with compiled functions between the products."""
+    """One token per row with compiled functions between the products.
+
+    The decoder comes with each call: two that hold each other would keep the cache until the next collection.
+    """
 
     def __init__(self, decoder: Decoder, row_tokens: int) -> None:
         from codeflow.kernels import decode_step
 
         self.kernels: Any = decode_step  # compiled: their parameters are not known to type checkers
-        self.decoder = decoder
         config, cache = decoder.config, decoder.cache
         model = decoder.model
         dtype = model.embed_tokens.weight.dtype
@@ -266,11 +268,11 @@ class _CompiledStep:
         ]
         self._buffers: dict[int, list[tuple[Tensor, Any]]] = {}
 
-    def __call__(self, rows: np.ndarray[Any, Any], ids: Tensor) -> Tensor:
+    def __call__(self, decoder: Decoder, rows: np.ndarray[Any, Any], ids: Tensor) -> Tensor:
         """Return the logits (B, V) fp32 behind ids (B,)."""
-        kernels, decoder = self.kernels, self.decoder
+        kernels = self.kernels
         config, cache, epsilon = decoder.config, decoder.cache, decoder.config.rms_norm_eps
-        (normed, normed_array), (mixed, mixed_array), (grown, grown_array) = self._scratch(len(rows))
+        (normed, normed_array), (mixed, mixed_array), (grown, grown_array) = self._scratch(decoder, len(rows))
         x = embedding(ids, decoder.model.embed_tokens.weight).float().numpy()
         kernels.norm(x, self.norms[0][0], epsilon, normed_array)
         for loop in range(config.loop_num):
@@ -293,16 +295,16 @@ class _CompiledStep:
                 kernels.add_norm(x, branch, scale, after, epsilon, normed_array)
         return decoder.head(normed).float()
 
-    def _scratch(self, n_rows: int) -> list[tuple[Tensor, Any]]:
+    def _scratch(self, decoder: Decoder, n_rows: int) -> list[tuple[Tensor, Any]]:
         """Return the inputs of the products for `n_rows` rows, as tensors and as arrays."""
         if n_rows not in self._buffers:
-            config = self.decoder.config
+            config = decoder.config
             sizes = (
                 config.hidden_size,
                 config.num_attention_heads * config.head_dim,
                 config.intermediate_size,
             )
-            like = self.decoder.model.embed_tokens.weight
+            like = decoder.model.embed_tokens.weight
             made = [torch.zeros((n_rows, size), dtype=like.dtype) for size in sizes]
             self._buffers[n_rows] = [(tensor, _array(tensor)) for tensor in made]
         return self._buffers[n_rows]
