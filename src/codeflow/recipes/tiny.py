@@ -183,11 +183,11 @@ def _chat_tasks() -> MicroTaskScoresConfig:
     instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
     thinking = ("sft_thinking", "rl_thinking")
     return MicroTaskScoresConfig(
-        tasks=800,
+        tasks=640,
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
-        thinking_tasks=100,
+        thinking_tasks=80,
         rollout=RolloutConfig(max_new_tokens=80),
     )
 
