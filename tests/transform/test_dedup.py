@@ -8,14 +8,15 @@ import sysconfig
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import MANIFEST, begin
 from codeflow.core.records import read_records, read_shards
 from codeflow.core.types import Document, DroppedDocument
-from codeflow.transform import decisions, minhash, near_dedup
-from codeflow.transform.dedup import DedupConfig, NearConfig, run
+from codeflow.transform import clusters, decisions, minhash
+from codeflow.transform.dedup import DedupConfig, KeepConfig, NearConfig, run
 from tests.transform.corpora import contents, document, make, write_documents
 
 
@@ -62,9 +63,9 @@ def test_clusters_tell_the_truth(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "in", small_corpus(), per_shard=12)
     manifest = make(run, DedupConfig(), {"documents": source}, tmp_path / "out")
     texts = {d.id: d.text for d in read_shards(source, "documents", Document)}
-    clusters = list(read_records(tmp_path / "out" / "clusters-00000.parquet", near_dedup.Cluster))
-    assert len(clusters) == manifest.metrics["n_near_duplicate_clusters"] == 8
-    for cluster in clusters:
+    found = list(read_records(tmp_path / "out" / "clusters-00000.parquet", clusters.Cluster))
+    assert len(found) == manifest.metrics["n_near_duplicate_clusters"] == 8
+    for cluster in found:
         own = minhash.shingle_set(texts[cluster.id].encode(), 5)
         for member, jaccard in zip(cluster.members, cluster.jaccards, strict=True):
             assert jaccard == minhash.jaccard(own, minhash.shingle_set(texts[member].encode(), 5)) >= 0.8
@@ -86,7 +87,7 @@ def test_same_bytes_after_any_interruption(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "in", small_corpus(), per_shard=12)
     inputs, config = {"documents": source}, DedupConfig()
     make(run, config, inputs, tmp_path / "whole")
-    for stop in ("sign-00001", "pairs-000-00000", "write-00001"):
+    for stop in ("sign-00001", "pairs-000-00000", "clusters-00000", "write-00001"):
         output = tmp_path / "cut"
         shutil.rmtree(output, ignore_errors=True)
         _run_until(stop, config, source, output)
@@ -118,11 +119,14 @@ def _run_until(stop: str, config: DedupConfig, source: Path, output: Path) -> No
 
 def test_partitions_do_not_change_the_outcome(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "in", small_corpus(), per_shard=12)
-    for name, entries in (("one", 4_000_000), ("many", 30)):
-        config = DedupConfig(near=NearConfig(partition_entries=entries))
+    for name, entries, width in (("one", 4_000_000, 500_000), ("many", 7, 10)):
+        config = DedupConfig(near=NearConfig(partition_entries=entries), partition_documents=width)
         make(run, config, {"documents": source}, tmp_path / name)
     one, many = (contents(tmp_path / name) for name in ("one", "many"))
-    assert [n for n in one if one[n] != many[n]] == ["config.json"]
+    assert [n for n in one if n.startswith(("documents", "dropped")) and one[n] != many[n]] == []
+    whole, parted = ([*read_shards(tmp_path / n, "clusters", clusters.Cluster)] for n in ("one", "many"))
+    assert sum(name.startswith("clusters-") for name in many) > 1
+    assert parted == whole
 
 
 @pytest.mark.slow
@@ -165,12 +169,13 @@ def test_recall_and_precision_on_the_standard_library(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
-    def steal(scratch: Path) -> None:
-        found.update((a, b) for a, b in near_dedup.read_edges(scratch).tolist())
+    def steal(near: NearConfig, keep: KeepConfig, width: int, scratch: Path, output: Path) -> None:
+        for path in scratch.glob("edges-*.pairs.npy"):
+            found.update((a, b) for a, b in np.load(path).tolist())
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_dedup, "find_clusters", lambda near, keep, jobs, scratch: steal(scratch))
+        patch.setattr(clusters, "cluster_jobs", steal)
         with pytest.raises(Stop):
             run(DedupConfig(exact=None), {"documents": source}, tmp_path / "out", workers=1)
     sets = [minhash.shingle_set(text.encode(), 5) for text in texts]

@@ -84,7 +84,7 @@ def test_partitions_do_not_change_the_outcome(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = dedup(tmp_path / "a", documents, only_exact(), 15)
-    parted = dedup(tmp_path / "b", documents, only_exact(exact=ExactConfig(partition_documents=20)), 15)
+    parted = dedup(tmp_path / "b", documents, only_exact(partition_documents=7), 15)
     assert whole == parted
     assert len(whole[0]) == 13
 

@@ -1,15 +1,19 @@
 """From duplicates to decisions, and from decisions to kept and dropped documents.
 
-`decisions.parquet` in the scratch folder has one row per dropped document: number, reason, and the id of the document
-that was kept instead; sorted by number, so that a shard reads its own rows only.
+`decisions-NNNNN.parquet` in the scratch folder have one row per dropped document of a range of numbers: number, reason,
+and the id of the document that was kept instead; sorted by number, so that a shard reads its own rows only. One range's
+rows are held at a time.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,54 +22,142 @@ from codeflow.core.manifest import Counts
 from codeflow.core.records import schema_of
 from codeflow.core.storage import atomic_path
 from codeflow.core.types import Document, DroppedDocument
-from codeflow.transform.fingerprints import ROWS_PER_GROUP, Int64, ShardJob, keys_of, load_array, save_arrays
+from codeflow.transform.components import roots_of
+from codeflow.transform.fingerprints import (
+    ROWS_PER_GROUP,
+    Int64,
+    ShardJob,
+    array_path,
+    key_tables,
+    load_array,
+    save_arrays,
+)
+from codeflow.transform.spill import Spill
 
 EXACT, WHITE_SPACE, NEAR = "exact_duplicate", "white_space_duplicate", "near_duplicate"
+_REASONS = (EXACT, WHITE_SPACE, NEAR)
 _OPERATORS = {EXACT: "exact_dedup", WHITE_SPACE: "exact_dedup", NEAR: "near_dedup"}
 _SCHEMA = pa.schema([("number", pa.int64()), ("reason", pa.string()), ("kept", pa.string())])
 
 
-def write_dropped(scratch: Path) -> None:
-    """Gather the numbers dropped as equal, sorted (8 bytes each), for the steps that look at the others."""
-    dropped, _, _ = _exact_drops(scratch)
-    save_arrays(scratch / "dropped", numbers=dropped)
+def write_dropped(scratch: Path, width: int) -> None:
+    """Gather the documents dropped as equal: rows (number, kept, same bytes), and their sorted numbers per part."""
+    spill = _equal(scratch, width).create()
+    for path in sorted(scratch.glob("drops-*.dropped.npy")):
+        stem = path.with_name(path.name.removesuffix(".dropped.npy"))
+        spill.add(np.column_stack([load_array(stem, name) for name in ("dropped", "kept", "same_bytes")]))
+    for part in spill.parts():
+        save_arrays(scratch / f"dropped-{part:05d}", numbers=np.sort(spill.read(part)[:, 0]))
+    save_arrays(scratch / "width", width=np.array(width))
 
 
-def _exact_drops(scratch: Path) -> tuple[Int64, Int64, Any]:
-    stems = sorted(path.name.removesuffix(".dropped.npy") for path in scratch.glob("drops-*.dropped.npy"))
-    if not stems:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool)
-    dropped, kept, same = (
-        np.concatenate([load_array(scratch / stem, name, mapped=False) for stem in stems])
-        for name in ("dropped", "kept", "same_bytes")
-    )
-    order = np.argsort(dropped, kind="stable")
-    return dropped[order], kept[order], same[order]
+def _equal(scratch: Path, width: int) -> Spill:
+    return Spill(scratch / "equal", 3, width)
 
 
-def write_decisions(clusters: list[tuple[int, list[int]]], jobs: list[ShardJob], scratch: Path) -> None:
-    """Write the decision on every duplicate, given the (kept, dropped) numbers of near-duplicates.
+class DroppedReader:
+    """Tells which documents were dropped as equal. Holds the numbers of one part at a time."""
 
-    Equal documents whose best one fell to a near-duplicate are dropped in favour of that one.
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._width = int(load_array(scratch / "width", "width", mapped=False))
+        self._part = -1
+        self._numbers = np.empty(0, np.int64)
+
+    def contains(self, numbers: Int64) -> npt.NDArray[np.bool_]:
+        """Return whether each of `numbers`, in any order, was dropped."""
+        found = np.zeros(numbers.size, bool)
+        if numbers.size == 0:
+            return found
+        parts = numbers // self._width
+        for part in range(int(parts.min()), int(parts.max()) + 1):
+            dropped = self._of(part)
+            if dropped.size:
+                here = np.flatnonzero(parts == part)
+                at = np.minimum(np.searchsorted(dropped, numbers[here]), dropped.size - 1)
+                found[here] = dropped[at] == numbers[here]
+        return found
+
+    def _of(self, part: int) -> Int64:
+        if part != self._part:
+            stem = self._scratch / f"dropped-{part:05d}"
+            exists = array_path(stem, "numbers").exists()
+            self._numbers = load_array(stem, "numbers", mapped=False) if exists else np.empty(0, np.int64)
+            self._part = part
+        return self._numbers
+
+
+def write_decisions(scratch: Path, width: int) -> None:
+    """Write the decision on every duplicate, one file per part of the numbers.
+
+    Equal documents whose best one fell to a near-duplicate are dropped in favour of that one. Rows travel from the part
+    of the dropped document to that of the kept one, where its id is known, and back.
     """
-    dropped, kept, same = _exact_drops(scratch)
-    favoured = {number: best for best, members in clusters for number in members}
-    final = np.array([favoured.get(number, number) for number in kept.tolist()], np.int64)
-    near_numbers = np.array(sorted(favoured), np.int64)
-    near_kept = np.array([favoured[number] for number in near_numbers.tolist()], np.int64)
-    keys = keys_of(np.union1d(final, near_kept), jobs, scratch)
-    reasons = [EXACT if s else WHITE_SPACE for s in same.tolist()] + [NEAR] * len(near_numbers)
-    ids = [keys[number]["id"] for number in [*final.tolist(), *near_kept.tolist()]]
-    columns = [pa.array(np.concatenate([dropped, near_numbers]), pa.int64()), pa.array(reasons, pa.string())]
-    table = pa.Table.from_arrays([*columns, pa.array(ids, pa.string())], schema=_SCHEMA).sort_by("number")
-    with atomic_path(scratch / "decisions.parquet") as temporary:
-        pq.write_table(table, temporary, row_group_size=16_384)
+    near = Spill(scratch / "near", 2, width).create()  # dropped, kept
+    for path in sorted(scratch.glob("clusters-*.dropped.npy")):
+        stem = path.with_name(path.name.removesuffix(".dropped.npy"))
+        near.add(np.column_stack([load_array(stem, "dropped"), load_array(stem, "kept")]))
+    equal = Spill(scratch / "equal-by-kept", 3, width).create()  # kept, dropped, same bytes
+    for part in _equal(scratch, width).parts():
+        for rows in _equal(scratch, width).chunks(part):
+            equal.add(rows[:, [1, 0, 2]])
+    final = Spill(scratch / "by-kept", 3, width).create()  # kept, dropped, reason
+    for part in sorted({*near.parts(), *equal.parts()}):
+        favoured = roots_of(part, near)
+        for rows in equal.chunks(part):
+            reasons = np.where(rows[:, 2] == 1, _REASONS.index(EXACT), _REASONS.index(WHITE_SPACE))
+            final.add(np.column_stack([favoured[rows[:, 0] - part * width], rows[:, 1], reasons]))
+        for rows in near.chunks(part):
+            final.add(np.column_stack([rows[:, ::-1], np.full(len(rows), _REASONS.index(NEAR))]))
+    folder = scratch / "by-dropped"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for part in final.parts():
+        for target, table in _with_ids(final.read(part), width, scratch):
+            with open(folder / f"{target:05d}.arrow", "ab") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+                stream.write_table(table)
+    for path in sorted(folder.glob("*.arrow")):
+        with atomic_path(scratch / f"decisions-{path.stem}.parquet") as temporary:
+            pq.write_table(_streams(path).sort_by("number"), temporary, row_group_size=16_384)
+
+
+def _with_ids(rows: Int64, width: int, scratch: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (part of the dropped, table of decisions) for rows (kept, dropped, reason) of one part of the kept."""
+    kept = np.unique(rows[:, 0])
+    tables = list(key_tables(kept, scratch, ("number", "id")))
+    ids = pa.concat_tables(tables).sort_by("number")["id"].combine_chunks()
+    names = pa.array(_REASONS)
+    parts = rows[:, 1] // width
+    for target in np.unique(parts).tolist():
+        here = rows[parts == target]
+        at = pa.array(np.searchsorted(kept, here[:, 0]))
+        columns = [pa.array(here[:, 1]), names.take(pa.array(here[:, 2])), ids.take(at)]
+        yield target, pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def _streams(path: Path) -> Any:
+    """Return the tables of a file that holds one Arrow stream behind another."""
+    tables = []
+    with pa.OSFile(str(path)) as file:
+        while file.tell() < file.size():
+            tables.append(pa.ipc.open_stream(file).read_all())
+    return pa.concat_tables(tables)
+
+
+def _decisions_of(job: ShardJob) -> Any:
+    """Return the decisions on a shard's documents, by number."""
+    inside = (pc.field("number") >= job.start) & (pc.field("number") < job.stop)
+    width = job.config.partition_documents
+    parts = range(job.start // width, max(job.start, job.stop - 1) // width + 1)
+    paths = [job.scratch / f"decisions-{part:05d}.parquet" for part in parts]
+    return pa.concat_tables(
+        [_SCHEMA.empty_table(), *(pq.read_table(path, filters=inside) for path in paths if path.exists())]
+    )
 
 
 def write_shard(job: ShardJob) -> Counts:
     """Write the kept and the dropped documents of one shard (pass 2 over the texts)."""
-    inside = (pc.field("number") >= job.start) & (pc.field("number") < job.stop)
-    decisions = pq.read_table(job.scratch / "decisions.parquet", filters=inside)
+    decisions = _decisions_of(job)
     kept_path, dropped_path = (job.output / f"{name}-{job.index:05d}.parquet" for name in ("documents", "dropped"))
     n_read, reasons = 0, decisions["reason"].to_pylist()
     with (

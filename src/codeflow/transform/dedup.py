@@ -5,20 +5,23 @@
     pairs     per band       equal band keys among the remaining documents -> candidate pairs
     sets      per shard      shingle sets of the documents that stand in a candidate pair
     verify    per shard      exact Jaccard of the candidate pairs -> edges
-    resolve   once           edges -> connected components -> clusters -> decisions
+    clusters  per part       edges -> connected components -> clusters
+    decide    per part       duplicates of both kinds -> decisions
     write     per shard      documents and dropped documents by the decisions                      (pass 2 over texts)
 
 A document is known by its number (its row, counted over the shards in order). What passes between the steps are sorted
-arrays of numbers and 64-bit hashes in files under `progress/`, gone when the artifact is sealed. A process holds the
-texts of one row group at a time; `exact_dedup` and `near_dedup` say what else they hold.
+arrays of numbers and 64-bit hashes in files under `progress/`, gone when the artifact is sealed. No process holds a set
+of all documents: one holds the texts of one row group, what belongs to one range of numbers or hashes
+(`partition_documents`, `partition_entries`), and the candidates of one shard; memory follows from those, not from the
+corpus.
 
-Output: `documents-*`, `dropped-*` (detail: the id of the document that was kept instead) and `clusters-00000.parquet`
-(`near_dedup.Cluster`).
+Output: `documents-*`, `dropped-*` (detail: the id of the document that was kept instead) and `clusters-*`
+(`clusters.Cluster`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,10 +30,10 @@ from pydantic import Field, model_validator
 from codeflow.core.config import Config
 
 if TYPE_CHECKING:
-    from codeflow.core.manifest import Manifest
+    from codeflow.core.manifest import Counts, Manifest
     from codeflow.transform import fingerprints
 
-_POOL_FROM_DOCUMENTS, _POOL_FROM_CANDIDATES = 200_000, 20_000
+_POOL_FROM_DOCUMENTS, _POOL_FROM_PAIRS = 200_000, 100_000
 
 KeepCriterion = Literal["quality", "age", "path"]
 
@@ -53,7 +56,6 @@ class ExactConfig(Config):
     """
 
     ignore_white_space: bool = True
-    partition_documents: int = Field(default=500_000, ge=1)  # hashes that one process holds at a time
 
 
 class NearConfig(Config):
@@ -63,9 +65,9 @@ class NearConfig(Config):
     n_tokens: int = Field(default=5, ge=1, le=64)
     n_permutations: int = Field(default=128, ge=1, le=4096)  # at most so many; bands and rows follow from `threshold`
     band_recall: float = Field(default=0.99, gt=0.0, lt=1.0)  # share of pairs at `threshold` that become candidates
-    rule: Literal["cover", "component"] = "cover"  # see near_dedup.choose
+    rule: Literal["cover", "component"] = "cover"  # see clusters.choose
     bucket_reach: int = Field(default=128, ge=1)  # neighbours that a document is paired with in one crowded bucket
-    partition_entries: int = Field(default=4_000_000, ge=1)  # band keys (16 bytes each) held at a time
+    partition_entries: int = Field(default=4_000_000, ge=1)  # band keys (16 bytes each), edges held at a time
 
     @model_validator(mode="after")
     def _banding_exists(self) -> NearConfig:
@@ -83,13 +85,14 @@ class DedupConfig(Config):
     keep: KeepConfig = KeepConfig()
     exact: ExactConfig | None = ExactConfig()  # None: not done
     near: NearConfig | None = NearConfig()  # None: not done
+    partition_documents: int = Field(default=500_000, ge=1)  # hashes, numbers or decisions held at a time
 
 
 def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: int | None = None) -> Manifest:
     """Deduplicate `inputs["documents"]` into `output`. The result does not depend on `workers`."""
     from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
     from codeflow.execute.local import run_shards
-    from codeflow.transform import decisions, exact_dedup
+    from codeflow.transform import decisions, exact_dedup, near_dedup
     from codeflow.transform.fingerprints import shard_jobs, sign_shard, workers_for
 
     source = inputs["documents"]
@@ -101,32 +104,42 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: 
 
     by_size = workers or workers_for(source)
     signing = jobs("sign")
-    n_documents = signing[-1].stop
+    n_documents, width = signing[-1].stop, config.partition_documents
     run_shards(sign_shard, signing, output, "sign", by_size)
     if config.exact is not None:
-        groups = exact_dedup.group_jobs(n_documents, config.exact.partition_documents, config.keep, scratch)
+        groups = exact_dedup.group_jobs(n_documents, width, config.keep, scratch)
         run_shards(exact_dedup.group, groups, output, "exact duplicates", workers or _inline_below(len(groups), 2))
-    decisions.write_dropped(scratch)
+    decisions.write_dropped(scratch, width)
     counts = Counts()
     metrics: dict[str, Any] = {}
-    clusters: list[tuple[int, list[int]]] = []
     if config.near is not None:
-        from codeflow.transform import near_dedup
-
-        bands = near_dedup.band_jobs(config.near, n_documents, scratch)
+        counts += _near(config, n_documents, jobs, workers)
         metrics["n_bands"], metrics["n_rows"] = near_dedup.banding(config.near)
-        in_bands = workers or _inline_below(n_documents, _POOL_FROM_DOCUMENTS)
-        counts += run_shards(near_dedup.pair, bands, output, "candidate pairs", in_bands)
-        n_candidates = near_dedup.write_candidates(scratch)
-        few = workers or _inline_below(n_candidates, _POOL_FROM_CANDIDATES)
-        counts += run_shards(near_dedup.write_sets, jobs("sets"), output, "shingle sets", few)
-        counts += run_shards(near_dedup.verify, jobs("verify"), output, "verify", few)
-        clusters = near_dedup.find_clusters(config.near, config.keep, signing, scratch)
-        near_dedup.write_clusters(clusters, signing, scratch, output / "clusters-00000.parquet")
-        metrics["n_near_duplicate_clusters"] = len(clusters)
-    decisions.write_decisions(clusters, signing, scratch)
+        metrics["n_near_duplicate_clusters"] = counts.notes.get("near_duplicate_clusters", 0)
+    decisions.write_decisions(scratch, width)
     counts += run_shards(decisions.write_shard, jobs("write"), output, "write", by_size)
     return seal(output, counts, metrics)
+
+
+def _near(
+    config: DedupConfig, n_documents: int, jobs: Callable[[str], list[fingerprints.ShardJob]], workers: int | None
+) -> Counts:
+    """Find the near-duplicates among what is not dropped yet; write the clusters."""
+    from codeflow.execute.local import run_shards
+    from codeflow.transform import clusters, near_dedup
+
+    near = config.near
+    assert near is not None
+    sets, verify = jobs("sets"), jobs("verify")
+    scratch, output = sets[0].scratch, sets[0].output
+    bands = near_dedup.band_jobs(near, n_documents, scratch)
+    in_bands = workers or _inline_below(n_documents, _POOL_FROM_DOCUMENTS)
+    counts = run_shards(near_dedup.pair, bands, output, "candidate pairs", in_bands)
+    few = workers or _inline_below(near_dedup.count_pairs(scratch), _POOL_FROM_PAIRS)
+    counts += run_shards(near_dedup.write_sets, sets, output, "shingle sets", few)
+    counts += run_shards(near_dedup.verify, verify, output, "verify", few)
+    parts = clusters.cluster_jobs(near, config.keep, config.partition_documents, scratch, output)
+    return counts + run_shards(clusters.resolve, parts, output, "clusters", few)
 
 
 def _inline_below(n: int, enough: int) -> int | None:

@@ -11,7 +11,7 @@ A document's number is its row in the corpus, counted over the shards in order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,15 +202,19 @@ def keep_order(row: dict[str, Any], keep: KeepConfig) -> tuple[Any, ...]:
     return (*(part for name in keep.order for part in parts[name]), row["number"])
 
 
-def keys_of(numbers: Int64, jobs: list[ShardJob], scratch: Path) -> dict[int, dict[str, Any]]:
+KEY_COLUMNS = ("number", "id", "repository", "path", "fetched_at", "quality")
+
+
+def key_tables(numbers: Int64, scratch: Path, columns: Sequence[str] = KEY_COLUMNS) -> Iterator[Any]:
+    """Yield the keys of some documents as tables, one per shard that has any. `numbers` is sorted."""
+    stops = load_array(scratch / "layout", "stops", mapped=False)
+    ends = np.searchsorted(numbers, stops)
+    for index in np.flatnonzero(np.diff(ends, prepend=0)).tolist():
+        table = pq.read_table(scratch / f"keys-{index:05d}.parquet", columns=list(columns))
+        here = numbers[ends[index - 1] if index else 0 : ends[index]]
+        yield table.filter(pa.array(np.isin(table["number"].to_numpy(), here)))
+
+
+def keys_of(numbers: Int64, scratch: Path) -> dict[int, dict[str, Any]]:
     """Return the keys (id and what the keep rule looks at) of some documents, by number. `numbers` is sorted."""
-    found: dict[int, dict[str, Any]] = {}
-    columns = ["number", "id", "repository", "path", "fetched_at", "quality"]
-    for job in jobs:
-        low, high = np.searchsorted(numbers, [job.start, job.stop])
-        if low == high:
-            continue
-        table = pq.read_table(scratch / f"keys-{job.index:05d}.parquet", columns=columns)
-        wanted = pa.array(np.isin(table["number"].to_numpy(), numbers[low:high]))
-        found.update((row["number"], row) for row in table.filter(wanted).to_pylist())
-    return found
+    return {row["number"]: row for table in key_tables(numbers, scratch) for row in table.to_pylist()}

@@ -1,47 +1,33 @@
 """Nearly equal documents: MinHash-LSH for candidates, the exact Jaccard index for the verdict.
 
-Memory: a band partition holds `partition_entries` keys (16 bytes each); a verifying process holds the shingle sets of
-the candidates of one shard plus one other document; resolving holds, for documents in a verified pair only, their
-numbers, keys and edges. Documents without a near-duplicate appear in no list that spans the corpus.
+Memory: a band partition holds `partition_entries` keys (16 bytes each) and their pairs; a verifying process holds the
+shingle sets of the candidates of one shard plus one other document. Nothing spans the corpus. What becomes of the
+verified pairs is in `clusters`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codeflow.core.manifest import Counts
-from codeflow.core.records import write_records
 from codeflow.transform import minhash
-from codeflow.transform.dedup import KeepConfig, NearConfig
+from codeflow.transform.decisions import DroppedReader
+from codeflow.transform.dedup import NearConfig
 from codeflow.transform.fingerprints import (
     Int64,
     ShardJob,
-    keep_order,
-    keys_of,
     load_array,
     save_arrays,
     text_batches,
 )
+from codeflow.transform.spill import distinct_rows
 
-Clusters = list[tuple[int, list[int]]]  # (kept, dropped) numbers
 _HASHES = 1 << 64
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """One kept document and those dropped in its favour."""
-
-    id: str  # of the kept document
-    kept: str  # "repository/path" of the kept document
-    members: tuple[str, ...]  # ids of the dropped documents, the most similar first
-    paths: tuple[str, ...]  # "repository/path" of each
-    jaccards: tuple[float, ...]  # exact, to the kept document
 
 
 @dataclass(frozen=True)
@@ -79,16 +65,19 @@ def band_jobs(near: NearConfig, n_documents: int, scratch: Path) -> list[BandJob
 
 
 def pair(job: BandJob) -> Counts:
-    """Write the candidate pairs (P, 2) of some bands and one range of keys, sorted, smaller number first."""
-    dropped = load_array(job.scratch / "dropped", "numbers", mapped=False)
-    found = [_pairs_of_band(job, band, dropped) for band in range(job.first, job.last)]
-    pairs = np.unique(np.concatenate([pairs for pairs, _ in found]), axis=0)
-    save_arrays(job.scratch / job.name, pairs=pairs)
+    """Write the candidate pairs (P, 2) of some bands and one range of keys, sorted, smaller number first.
+
+    The distinct greater numbers (R,) of the pairs are written beside them, so that a shard finds its own quickly.
+    """
+    found = [_pairs_of_band(job, band) for band in range(job.first, job.last)]
+    pairs = distinct_rows(np.concatenate([pairs for pairs, _ in found]))
+    save_arrays(job.scratch / job.name, pairs=pairs, greater=np.unique(pairs[:, 1]))
     n_crowded = sum(n for _, n in found)
     return Counts(notes={"crowded_buckets": n_crowded} if n_crowded else {})
 
 
-def _pairs_of_band(job: BandJob, band: int, dropped: Int64) -> tuple[Int64, int]:
+def _pairs_of_band(job: BandJob, band: int) -> tuple[Int64, int]:
+    dropped = DroppedReader(job.scratch)
     low = np.uint64(job.part * _HASHES // job.parts)
     high = np.uint64((job.part + 1) * _HASHES // job.parts - 1)
     keys, numbers = [], []
@@ -97,7 +86,7 @@ def _pairs_of_band(job: BandJob, band: int, dropped: Int64) -> tuple[Int64, int]
         row = load_array(stem, "keys")[band]
         first, last = np.searchsorted(row, low, "left"), np.searchsorted(row, high, "right")
         found = np.array(load_array(stem, "numbers")[band, first:last])
-        here = ~_contains(dropped, found)
+        here = ~dropped.contains(found)
         keys.append(np.array(row[first:last])[here])
         numbers.append(found[here])
     return bucket_pairs(np.concatenate(keys), np.concatenate(numbers), job.reach)
@@ -127,32 +116,30 @@ def bucket_pairs(keys: npt.NDArray[np.uint64], numbers: Int64, reach: int) -> tu
     if not left:
         return np.empty((0, 2), np.int64), 0
     pairs = np.stack([np.concatenate(left), np.concatenate(right)], axis=1)
-    return np.unique(pairs, axis=0), int(crowded.sum())
+    return distinct_rows(pairs), int(crowded.sum())
 
 
-def _contains(ordered: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return whether each value is in the sorted array."""
-    if ordered.size == 0:
-        return np.zeros(values.size, bool)
-    at = np.minimum(np.searchsorted(ordered, values), ordered.size - 1)
-    return ordered[at] == values
+def count_pairs(scratch: Path) -> int:
+    """Return the number of candidate pairs, those of several bands counted several times; reads no array."""
+    return sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in scratch.glob("pairs-*.pairs.npy"))
 
 
-def write_candidates(scratch: Path) -> int:
-    """Write the sorted numbers of all documents that stand in a candidate pair; return their number."""
-    found = np.empty(0, np.int64)
-    for path in sorted(scratch.glob("pairs-*.npy")):
-        found = np.union1d(found, np.load(path, allow_pickle=False).ravel())
-    save_arrays(scratch / "candidates", numbers=found)
-    return int(found.size)
+def _candidates_of(job: ShardJob) -> Int64:
+    """Return the sorted numbers of the shard's documents that stand in a candidate pair."""
+    parts = [np.empty(0, np.int64)]
+    for path in sorted(job.scratch.glob("pairs-*.pairs.npy")):
+        lesser = np.load(path, mmap_mode="r", allow_pickle=False)[:, 0]
+        greater = load_array(path.with_name(path.name.removesuffix(".pairs.npy")), "greater")
+        for numbers in (lesser, greater):
+            low, high = np.searchsorted(numbers, [job.start, job.stop])
+            parts.append(np.unique(numbers[low:high]))
+    return np.unique(np.concatenate(parts))
 
 
 def write_sets(job: ShardJob) -> Counts:
     """Write the shingle sets of the shard's candidates: numbers (C,), offsets (C + 1,), hashes (sum of sizes,)."""
     assert job.config.near
-    candidates = load_array(job.scratch / "candidates", "numbers")
-    low, high = np.searchsorted(candidates, [job.start, job.stop])
-    numbers = np.array(candidates[low:high])
+    numbers = _candidates_of(job)
     path = job.scratch / f"sets-{job.index:05d}"
     sets = list(_sets(job, numbers, job.config.near.n_tokens))
     offsets = np.cumsum([0, *(s.size for s in sets)], dtype=np.int64)
@@ -201,11 +188,11 @@ def verify(job: ShardJob) -> Counts:
     """
     assert job.config.near
     parts = []
-    for path in sorted(job.scratch.glob("pairs-*.npy")):
+    for path in sorted(job.scratch.glob("pairs-*.pairs.npy")):
         pairs = np.load(path, mmap_mode="r", allow_pickle=False)
         low, high = np.searchsorted(pairs[:, 0], [job.start, job.stop])
         parts.append(np.array(pairs[low:high]))
-    pairs = np.unique(np.concatenate(parts), axis=0)
+    pairs = distinct_rows(np.concatenate(parts))
     pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]  # by the far document: it is read once
     reader = SetReader(job.scratch)
     near = {number: reader.read(number) for number in np.unique(pairs[:, 0]).tolist()}
@@ -220,101 +207,3 @@ def verify(job: ShardJob) -> Counts:
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     save_arrays(job.scratch / f"edges-{job.index:05d}", pairs=pairs[order], jaccards=similarity[order])
     return Counts(notes={"candidate_pairs": len(alike), "near_duplicate_pairs": int(alike.sum())})
-
-
-def read_edges(scratch: Path) -> Int64:
-    """Return the verified pairs (E, 2) of the whole corpus."""
-    parts = [np.load(path, allow_pickle=False) for path in sorted(scratch.glob("edges-*.pairs.npy"))]
-    return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
-
-
-def components(edges: Int64) -> list[list[int]]:
-    """Return the connected components of a graph as ascending lists of numbers, ordered by their first.
-
-    Union-find over the documents that have an edge, renumbered densely; the smaller root wins, so the result does not
-    depend on the order of edges.
-    """
-    numbers, ends = np.unique(edges, return_inverse=True)
-    parent = list(range(numbers.size))
-
-    def find(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for left, right in ends.reshape(-1, 2).tolist():
-        a, b = find(left), find(right)
-        if a != b:
-            parent[max(a, b)] = min(a, b)
-    members: dict[int, list[int]] = {}
-    for node, number in enumerate(numbers.tolist()):
-        members.setdefault(find(node), []).append(number)
-    return list(members.values())
-
-
-def choose(component: Sequence[int], neighbours: dict[int, set[int]], rule: str) -> list[tuple[int, list[int]]]:
-    """Return (kept, dropped) numbers for a component whose documents are given in keep order, the best first.
-
-    component: the best is kept and all others are dropped, as is usual; the ends of a chain of near-duplicates may then
-    go in favour of something they hardly resemble. cover: the best is kept and its direct neighbours are dropped, then
-    the same with what remains, so that every dropped document is a verified near-duplicate of the one kept for it.
-    """
-    if rule == "component":
-        return [(component[0], list(component[1:]))]
-    rank = {number: place for place, number in enumerate(component)}
-    clusters = []
-    for number in component:
-        if number in rank:
-            del rank[number]
-            dropped = sorted(neighbours[number] & rank.keys(), key=rank.__getitem__)
-            for other in dropped:
-                del rank[other]
-            clusters.append((number, dropped))
-    return [cluster for cluster in clusters if cluster[1]]
-
-
-def neighbours_of(edges: Int64) -> dict[int, set[int]]:
-    """Return each document's verified near-duplicates."""
-    found: dict[int, set[int]] = {}
-    for left, right in edges.tolist():
-        found.setdefault(left, set()).add(right)
-        found.setdefault(right, set()).add(left)
-    return found
-
-
-def find_clusters(
-    near: NearConfig, keep: KeepConfig, jobs: list[ShardJob], scratch: Path
-) -> list[tuple[int, list[int]]]:
-    """Return the clusters of the corpus as (kept, dropped) numbers, by kept number."""
-    edges = read_edges(scratch)
-    keys = keys_of(np.unique(edges), jobs, scratch)
-    neighbours = neighbours_of(edges)
-    clusters: Clusters = []
-    for component in components(edges):
-        ordered = sorted(component, key=lambda number: keep_order(keys[number], keep))
-        clusters += choose(ordered, neighbours, near.rule)
-    return sorted(clusters)
-
-
-def write_clusters(clusters: Clusters, jobs: list[ShardJob], scratch: Path, path: Path) -> None:
-    """Write the clusters with the exact Jaccard index of each dropped document to the kept one."""
-    numbers = np.array(sorted({n for kept, members in clusters for n in (kept, *members)}), np.int64)
-    keys, reader = keys_of(numbers, jobs, scratch), SetReader(scratch)
-
-    def place(number: int) -> str:
-        return f"{keys[number]['repository']}/{keys[number]['path']}"
-
-    def record(kept: int, members: list[int]) -> Cluster:
-        own = reader.read(kept)
-        alike = {number: minhash.jaccard(own, reader.read(number)) for number in members}
-        ordered = sorted(members, key=lambda number: (-alike[number], number))
-        return Cluster(
-            id=keys[kept]["id"],
-            kept=place(kept),
-            members=tuple(keys[number]["id"] for number in ordered),
-            paths=tuple(place(number) for number in ordered),
-            jaccards=tuple(alike[number] for number in ordered),
-        )
-
-    write_records(path, (record(kept, members) for kept, members in clusters), Cluster)
