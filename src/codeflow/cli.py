@@ -298,7 +298,7 @@ def _add(verb: Verb) -> None:
         runner.run_verb(verb, output, inputs or [], overrides or [])
 
     inputs_shown = [f"-i {name}=runs/mine/{name}" for name in verb.inputs]
-    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *inputs_shown])
+    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *inputs_shown, verb.example]).rstrip()
     command.__doc__ = (
         f"{verb.summary}\n\nExample:\n\n    {example}\n\n"
         f"`codeflow {verb.name} --fields` prints every field with its default; `{verb.config}` explains them."

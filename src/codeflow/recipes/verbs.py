@@ -25,6 +25,7 @@ class Verb:
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
     world: str = ""
+    example: str = ""  # overrides that the example in the verb's help shows
 
     def stage(
         self,
@@ -57,6 +58,15 @@ _TABLE = (
         "codeflow.corpus.git_history:HistoryConfig",
         "Read the histories of git repositories as commits with both sides' contents.",
         world="codeflow.corpus.git_history:world",
+    ),
+    Verb(
+        "web",
+        "documents",
+        "codeflow.corpus.web:run",
+        "codeflow.corpus.web_config:WebConfig",
+        "Read WARC and WET files of web crawls as documents: pages as text, and code blocks by language.",
+        world="codeflow.corpus.web:world",
+        example="files='[\"crawl/*.warc.gz\"]'",
     ),
     Verb(
         "prompts",
