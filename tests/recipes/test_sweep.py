@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from make_golden_curve import make_tokenizer, make_tokens
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, begin, input_record, seal, work_key
+from codeflow.model.flops import count_parameters
 from codeflow.recipes import sweep
 from codeflow.recipes.scaling import scaling
 from codeflow.recipes.sweep import Size, SweepConfig
@@ -95,6 +95,15 @@ def test_the_recipe_is_wired_and_small() -> None:
     for stage in chain:
         assert set(stage.inputs.values()) <= made
         made.add(stage.name)
-    assert chain[-1].kind == "scaling_law"
-    sizes = [size.model(1024, 256) for size in scaling().sweep.sizes]
-    assert json.loads(sizes[-1].model_dump_json())["hidden_size"] == 64
+    kinds = [stage.kind for stage in chain]
+    assert kinds[kinds.index("runs") :] == [
+        "runs",
+        "scaling_law",
+        "mixture_plan",
+        "checkpoint",
+        "checkpoint",
+        "report",
+    ]
+    sizes = [count_parameters(size.model(1024, 256)).total for size in scaling().sweep.sizes]
+    assert sizes[0] < 40_000
+    assert sizes[-1] < 800_000

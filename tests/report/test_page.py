@@ -101,11 +101,12 @@ def test_every_section_cites_its_artifacts(tmp_path: Path) -> None:
     assert all('href="#artifact-' in caption for caption in cited)
 
 
-def test_report_without_scores_says_what_it_needs(tmp_path: Path) -> None:
+def test_a_run_without_scores_has_no_section_of_them(tmp_path: Path) -> None:
     inputs = write_run(tmp_path)
     del inputs["evaluate"]
-    with pytest.raises(UserError, match="needs a 'scores' artifact"):
-        make_page(tmp_path, inputs)
+    html, _ = make_page(tmp_path, inputs)
+    assert 'id="scores"' not in html
+    assert 'href="#scores"' not in html
 
 
 def test_charts_are_reproducible() -> None:

@@ -57,6 +57,30 @@ def test_the_order_of_languages_changes_nothing(seed, order) -> None:
     assert np.allclose(plain[list(order)], turned, atol=2e-4)
 
 
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10_000), floor=st.floats(0.01, 0.2))
+def test_the_multilingual_law_gains_over_uniform_within_the_bounds(seed, floor) -> None:
+    rng = np.random.default_rng(seed)
+    kappa = rng.uniform(-1, 1, (4, 4))
+    kappa = (kappa + kappa.T) * (1 - np.eye(4))
+    law = ScalingLaw(
+        languages=NAMES,
+        parameters_unit=1e9,
+        tokens_unit=2e10,
+        a=rng.uniform(0.1, 0.5),
+        b=rng.uniform(0.1, 0.5),
+        alpha_n=tuple(rng.uniform(0.2, 0.5, 4)),
+        alpha_d=tuple(rng.uniform(0.2, 0.5, 4)),
+        l_inf=tuple(rng.uniform(0.2, 0.6, 4)),
+        kappa=tuple(map(tuple, kappa.tolist())),
+    )
+    target = OnMixture(law, 2e9, 5e10, np.full(4, np.inf))
+    shares = minimise(target, Bounds.of(NAMES, dict.fromkeys(NAMES, floor), {}))
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+    assert (shares >= floor - 1e-9).all()
+    assert target(shares[None])[0] < target(np.full((1, 4), 0.25))[0]
+
+
 def test_the_minimum_has_equal_slopes() -> None:
     target, free = objective(3), Bounds.of(NAMES, {}, {})
     shares = minimise(target, free)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from campaigns.scaling_coverage import noisy, one_language, points_of, simulate,
 from codeflow.core.errors import UserError
 from codeflow.scaling.estimate import Settings
 from codeflow.scaling.fit import fit_law
+from codeflow.scaling.law import ScalingLaw
 from codeflow.scaling.runs import Points
 
 QUICK = Settings(n_bootstrap=100, n_starts=24)
@@ -53,6 +55,26 @@ def test_outliers_do_not_move_a_robust_fit() -> None:
     assert robust.parameters[2].value == pytest.approx(clean.parameters[2].value, abs=0.06)
 
 
+def test_the_order_of_languages_changes_nothing() -> None:
+    points = noisy(three_languages().points, 0.005, 5)
+    order = [2, 0, 1]
+    names = tuple(points.languages[i] for i in order)
+    turned = dataclasses.replace(points, languages=names, shares=points.shares[:, order])
+    plain, other = (fit_law(p, QUICK, "pairs", hold_out_share=0).fit for p in (points, turned))
+    ours = {p.name: p.value for p in plain.parameters}
+    theirs = {_sorted_pair(p.name): p.value for p in other.parameters}
+    assert theirs == pytest.approx(ours, rel=1e-3)
+    law = other.law.loss(1e9, 1e10, other.law.share_vector({"a": 0.5, "c": 0.5}))
+    assert law == pytest.approx(plain.law.loss(1e9, 1e10, plain.law.share_vector({"c": 0.5, "a": 0.5})), rel=1e-4)
+
+
+def _sorted_pair(name: str) -> str:
+    """Return the name of a coefficient of transfer with its languages in order."""
+    if not name.startswith("kappa "):
+        return name
+    return "kappa " + " + ".join(sorted(name.removeprefix("kappa ").split(" + ")))
+
+
 def test_seeds_decide_everything() -> None:
     points = noisy(one_language().points, 0.01, 2)
     assert fit_law(points, QUICK).fit == fit_law(points, QUICK).fit
@@ -78,6 +100,16 @@ def test_what_the_runs_cannot_tell_is_said() -> None:
     assert "aN" in warnings
     line = points_of(law, [(n, 20 * n, [1.0]) for n in np.geomspace(1e8, 1e10, 24)])
     assert any("grow together" in w for w in fit_law(noisy(line, 0.01, 0), QUICK, hold_out_share=0).fit.warnings)
+
+
+def test_runs_without_a_floor_leave_it_open_instead_of_giving_it_an_interval() -> None:
+    law = ScalingLaw(languages=("all",), a=20.0, b=15.0, alpha_n=(0.3,), alpha_d=(0.1,), l_inf=(1e-6,))
+    points = points_of(law, [(n, d, [1.0]) for n in (3e4, 1e5, 3e5) for d in (6e4, 2e5, 8e5)])
+    fit = fit_law(noisy(points, 0.003, 1), QUICK, hold_out_share=0).fit
+    floor = {p.name: p for p in fit.parameters}["L_inf"]
+    assert floor.low == 0
+    assert floor.high == pytest.approx(points.loss.min(), rel=0.02)
+    assert any("L_inf is not determined" in warning for warning in fit.warnings)
 
 
 def test_too_few_runs_are_refused() -> None:

@@ -60,6 +60,9 @@ def allocate(
     law: Annotated[Path, typer.Argument(help="The artifact of `codeflow scaling fit`.")],
     overrides: _Overrides = None,
     output: _Output = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="A tokens artifact with one set per language: these are the available tokens.")
+    ] = None,
 ) -> None:
     """Find the shares of a token budget with the least predicted loss; the plan is an input of `codeflow train`.
 
@@ -76,7 +79,8 @@ def allocate(
     from codeflow.scaling.plan import AllocateConfig
 
     config = apply_overrides(AllocateConfig(), overrides or [])
-    _make("mixture_plan", "codeflow.scaling.plan", config, {"law": law}, output or Path("runs/mixture_plan"))
+    inputs = {"law": law} | ({"tokens": tokens} if tokens else {})
+    _make("mixture_plan", "codeflow.scaling.plan", config, inputs, output or Path("runs/mixture_plan"))
 
 
 @app.command()

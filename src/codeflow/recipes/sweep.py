@@ -76,10 +76,10 @@ class SweepConfig(Config):
     languages: tuple[str, ...] = Field(default=("Python", "C++", "reStructuredText"), min_length=1)
     sizes: tuple[Size, ...] = (
         Size(hidden=16, layers=1),
-        Size(hidden=32, layers=2),
-        Size(hidden=64, layers=2),
-        Size(hidden=128, layers=2),
-    )
+        Size(hidden=32, layers=1),
+        Size(hidden=64, layers=1),
+        Size(hidden=128, layers=1),
+    )  # from two layers on, models learn to copy within these budgets: a step in the loss that no power law has
     tokens: tuple[int, ...] = Field(default=(65_536, 229_376, 786_432), min_length=1)  # of each run, all sets together
     pairs: bool = True
     pair_sizes: tuple[int, ...] = (1, 2)  # which of `sizes`, by place, pairs are run in; empty: all
@@ -153,23 +153,29 @@ def grid(config: SweepConfig, inputs: Mapping[str, Path], output: Path) -> Itera
         yield Cell(name, size, n, shares, config, inputs["tokens"], inputs["tokenizer"], output)
 
 
-def training(cell: Cell, vocab_size: int, context_tokens: int) -> TrainConfig:
-    """Return the configuration of one run."""
-    steps = max(1, round(cell.n_tokens / (cell.config.batch_rows * context_tokens)))
+def training(config: SweepConfig, model: ModelConfig, steps: int, phase: str) -> TrainConfig:
+    """Return how a model of the grid is trained; in equal parts of the languages."""
     return TrainConfig(
-        phase=cell.name,
-        model=cell.size.model(vocab_size, context_tokens),
+        phase=phase,
+        model=model,
         steps=steps,
-        batch_rows=cell.config.batch_rows,
-        mixture=dict(cell.shares),
+        batch_rows=config.batch_rows,
+        mixture=dict.fromkeys(config.languages, 1 / len(config.languages)),
         schedule=ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.5, end_factor=0.05),
-        optimizer=cell.config.optimizer,
+        optimizer=config.optimizer,
         precision="fp32",
-        validation_rows=cell.config.validation_rows,
+        validation_rows=config.validation_rows,
         checkpoint_every_steps=10**9,  # a run is short: it starts again rather than resuming
         n_threads=1,
-        seed=cell.config.seed,
+        seed=config.seed,
     )
+
+
+def _training(cell: Cell, vocab_size: int, context_tokens: int) -> TrainConfig:
+    """Return the configuration of one run."""
+    steps = max(1, round(cell.n_tokens / (cell.config.batch_rows * context_tokens)))
+    config = training(cell.config, cell.size.model(vocab_size, context_tokens), steps, cell.name)
+    return config.model_copy(update={"mixture": dict(cell.shares)})
 
 
 def train_cell(cell: Cell) -> Counts:
@@ -181,7 +187,7 @@ def train_cell(cell: Cell) -> Counts:
     from codeflow.train import pretrain
 
     index = read_index(cell.tokens)
-    config = training(cell, index.vocab_size, index.context_tokens)
+    config = _training(cell, index.vocab_size, index.context_tokens)
     inputs = {"tokens": input_record(cell.tokens), "tokenizer": input_record(cell.tokenizer)}
     key = work_key("checkpoint", config, inputs)
     folder = cell.output / _TRAINING / cell.name

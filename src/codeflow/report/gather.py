@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from codeflow.core.errors import UserError
 from codeflow.core.manifest import CONFIG, RUN, Manifest, read_manifest
 from codeflow.core.metrics import read_metrics
 from codeflow.core.records import read_records, read_shards, shards
@@ -64,6 +63,13 @@ def of_kind(artifacts: Artifacts, kind: str) -> list[Artifact]:
 def phases(artifacts: Artifacts) -> list[Artifact]:
     """Return the checkpoints that a training phase made: those trained on a mixture of token sets."""
     return [a for a in of_kind(artifacts, "checkpoint") if "mixture" in a.config and (a.folder / METRICS).exists()]
+
+
+def drawn_shares(phase: Artifact, names: Collection[str]) -> dict[str, float]:
+    """Return which part of the rows that a phase drew from the sets `names` came from each."""
+    sets = phase.manifest.metrics.get("sets", {})
+    rows = {name: sets[name]["rows"] for name in names if name in sets}
+    return {name: n / max(sum(rows.values()), 1) for name, n in rows.items()}
 
 
 def folds(artifacts: Artifacts) -> list[Artifact]:
@@ -170,16 +176,6 @@ def generations(artifact: Artifact) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
-
-
-def required(artifacts: Artifacts, kind: str) -> Artifact:
-    """Return the last artifact of a kind. Raises UserError when the run has none."""
-    found = of_kind(artifacts, kind)
-    if not found:
-        raise UserError(
-            f"the report needs a '{kind}' artifact among its inputs; inputs: {', '.join(artifacts) or 'none'}"
-        )
-    return found[-1]
 
 
 @dataclass(frozen=True)

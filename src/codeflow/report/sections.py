@@ -67,7 +67,7 @@ def mixture(artifacts: Artifacts) -> Section:
         for artifact in packed
         for name, values in artifact.manifest.metrics.get("sets", {}).items()
     ]
-    weights = {a.config["phase"]: a.config["mixture"] for a in gather.phases(artifacts)}
+    weights = {a.config["phase"]: _weights(a) for a in gather.phases(artifacts)}
     tokenizers = gather.of_kind(artifacts, "tokenizer")
     per_language = tokenizers[-1].manifest.metrics.get("bytes_per_token", {}) if tokenizers else {}
     return {
@@ -81,6 +81,12 @@ def mixture(artifacts: Artifacts) -> Section:
     }
 
 
+def _weights(phase: Artifact) -> Mapping[str, float]:
+    """Return a phase's weights by set; where a mixture plan dealt them, what was drawn."""
+    sets = phase.manifest.metrics.get("sets", {})
+    return gather.drawn_shares(phase, sets) if "mixture" in phase.manifest.inputs else phase.config["mixture"]
+
+
 def _remarks(artifacts: Artifacts) -> list[str]:
     """Return what sources and phases had to say, each remark once, with the artifacts that said it."""
     said: dict[str, list[str]] = {}
@@ -92,9 +98,10 @@ def _remarks(artifacts: Artifacts) -> list[str]:
 
 
 def scores(artifacts: Artifacts, config: ReportConfig) -> Section:
-    """All scores with intervals, and some generations to read."""
-    last = gather.required(artifacts, "scores")
+    """All scores with intervals, and some generations to read; empty where nothing was scored."""
     every = gather.of_kind(artifacts, "scores")
+    if not every:
+        return {}
     found = [score for artifact in every for score in gather.scores(artifact)]
     bits = _by_checkpoint([s for s in found if s.metric == "bits_per_byte"])
     levels = _by_checkpoint([s for s in found if s.metric == "edit_similarity" and s.subset])
@@ -103,7 +110,7 @@ def scores(artifacts: Artifacts, config: ReportConfig) -> Section:
         "rows": [score for score in found if score.metric != "bits_per_byte"],
         "bit_rows": _pivot([score for score in found if score.metric == "bits_per_byte"]),
         "completion": charts.intervals(levels, "edit similarity of completions, by level") if levels else "",
-        "generations": _generations(last, config.n_generations),
+        "generations": _generations(every[-1], config.n_generations),
         "remarks": list(dict.fromkeys(remark for artifact in every for remark in artifact.remarks)),
         "sources": cite(*every),
     }

@@ -27,7 +27,7 @@ from codeflow.scaling.estimate import (
     standard_errors,
     with_resampled_errors,
 )
-from codeflow.scaling.identify import warnings_of
+from codeflow.scaling.identify import UNDETERMINED, warnings_of
 from codeflow.scaling.law import Design, ScalingLaw
 from codeflow.scaling.runs import Points
 
@@ -155,7 +155,7 @@ def fit_law(
     hold_out = _hold_out(points, settings, (transfer, used_tau), hold_out_share, units)
     law = _law(points, design, found.theta, pairs, used_tau)
     half = half_widths(design, found, resampled, settings.confidence)
-    parameters = tuple(_parameters(law, names, design, found, half))
+    parameters = tuple(_parameters(law, names, points, found, half))
     fit = LawFit(
         law=law,
         parameters=parameters,
@@ -236,25 +236,29 @@ def _law(
 
 
 def _parameters(
-    law: ScalingLaw, pairs: Sequence[tuple[str, str]], design: Design, found: Estimate, half: NDArray[np.float64]
+    law: ScalingLaw, pairs: Sequence[tuple[str, str]], points: Points, found: Estimate, half: NDArray[np.float64]
 ) -> list[Parameter]:
-    one = len(law.languages) == 1
-    by_language = [
-        name if one else f"{name} {language}" for name in ("aN", "aD", "L_inf") for language in law.languages
-    ]
-    transfer = [f"kappa {i} + {j}" for i, j in pairs] or ["gamma"] * design.transfer.shape[1]
-    names = ["A", "B", *by_language, *transfer]
-    e_slice = design.blocks()[2]
-    logarithmic = np.isin(np.arange(len(names)), [0, 1, *range(e_slice.start, e_slice.stop)])
+    k = len(law.languages)
+    by_language = [name if k == 1 else f"{name} {one}" for name in ("aN", "aD", "L_inf") for one in law.languages]
+    n_transfer = len(found.theta) - 2 - 3 * k
+    names = ["A", "B", *by_language, *([f"kappa {i} + {j}" for i, j in pairs] or ["gamma"] * n_transfer)]
+    largest_floor = dict(zip(names[2 + 2 * k : 2 + 3 * k], _largest_floors(points), strict=True))
     result = []
-    rows = zip(names, found.theta.tolist(), half.tolist(), found.standard_error.tolist(), logarithmic, strict=True)
-    for name, value, width, error, is_log in rows:
+    rows = zip(names, found.theta.tolist(), half.tolist(), found.standard_error.tolist(), strict=True)
+    for name, value, width, error in rows:
+        is_log = name in ("A", "B") or name in largest_floor
         ends = (value, value - width, value + width)
         value, low, high = np.exp(np.minimum(ends, 700.0)).tolist() if is_log else ends
-        result.append(
-            Parameter(name=name, value=value, low=low, high=high, standard_error=error, logarithmic=bool(is_log))
-        )
+        if name in largest_floor and error > UNDETERMINED:  # flat below some value: no width in its logarithm holds
+            low, high = 0.0, largest_floor[name]
+        result.append(Parameter(name=name, value=value, low=low, high=high, standard_error=error, logarithmic=is_log))
     return result
+
+
+def _largest_floors(points: Points) -> list[float]:
+    """Return for each language the greatest L_inf that no run contradicts, (K,): all other terms are above 0."""
+    with np.errstate(divide="ignore"):
+        return (points.loss[:, None] / points.shares).min(0).tolist()
 
 
 def _hold_out(

@@ -19,6 +19,7 @@ _RUNS_PER_PARAMETER = 3
 _LEAST_RANGE = 4.0  # of sizes and of tokens, largest over smallest
 _WIDE_EXPONENT = 0.25  # standard error over value
 _WIDE_LOGARITHM = 0.25  # standard error of log A, log B, log L_inf
+UNDETERMINED = 1.0  # standard error of log L_inf from which on a floor may as well not exist
 _BOUND_TOGETHER = 0.98  # correlation
 _ALONE = 0.999  # share of a run of one language
 _LARGEST_CONDITION = 1e4  # of the Jacobian with columns of length 1
@@ -75,8 +76,10 @@ def _spread(names: Sequence[str], found: Estimate, design: Design) -> Iterator[s
         elif index >= g_slice.start:
             if error > abs(value):
                 yield f"{name} = {value:.3g} cannot be told from 0: standard error {error:.2g}"
+        elif index >= e_slice.start and error > UNDETERMINED:
+            yield f"{name} is not determined: the runs show no floor; nothing below their losses is excluded"
         elif index >= e_slice.start and error > _WIDE_LOGARITHM:
-            yield f"{name} = {np.exp(value):.3g} is known only within a factor of {np.exp(2 * min(error, 300.0)):.2g}"
+            yield f"{name} = {np.exp(value):.3g} is known only within a factor of {np.exp(2 * error):.2g}"
 
 
 def _together(names: Sequence[str], found: Estimate) -> Iterator[str]:

@@ -27,6 +27,7 @@ from codeflow.scaling.runs import MIXTURE, read_runs
 from codeflow.scaling.spread import Spread, spread
 from codeflow.scaling.stage import RUNS, SUMMARY, read_draws, read_laws
 from codeflow.tokens.mixture import PLAN, PLAN_KIND
+from codeflow.tokens.token_shard import read_index
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,13 +40,20 @@ _ROUNDS = 4  # of planning the size for the shares, and the shares for the size
 
 
 def run(config: AllocateConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Allocate under the laws of `inputs["law"]`. Raises UserError for names or limits that do not fit them."""
+    """Allocate under the laws of `inputs["law"]`; what `inputs["tokens"]` holds, if given, is what is available.
+
+    Raises UserError for names or limits that do not fit the laws.
+    """
     from codeflow.scaling.plots import draw_shares
 
     folder = inputs["law"]
     fits, _ = read_laws(folder)
     measurements = read_runs(folder / RUNS)
     languages = planned_languages(config, fits)
+    if "tokens" in inputs:
+        there = {name: float(index.n_tokens) for name, index in read_index(inputs["tokens"]).sets.items()}
+        available = {name: there.get(name, 0.0) for name in languages} | config.available_tokens
+        config = config.model_copy(update={"available_tokens": available})
     used = {name: fits[name] for name in ([MIXTURE] if config.objective == "mixture" else languages)}
     bounds = Bounds.of(languages, config.floors, config.ceilings)
 
@@ -73,9 +81,11 @@ def run(config: AllocateConfig, inputs: Mapping[str, Path], output: Path) -> Man
         "objective": config.objective,
         "n_parameters": size[0],
         "n_tokens": size[1],
+        "available_tokens": config.available_tokens,
         "tokens": {name: share * size[1] for name, share in zip(languages, best.tolist(), strict=True)},
         "rows": {name: dict(zip(languages, shares.tolist(), strict=True)) for name, shares in rows.items()},
         "predicted_loss": {name: float(objective(shares[None])[0]) for name, shares in rows.items()},
+        "loss_weights": _loss_weights(objective, languages),
         "predicted_loss_by_language": _by_language(objective, languages, rows),
         "spread": interval.model_dump(mode="json") if interval else None,
         "sizes": [p.model_dump(mode="json") for p in plans],
@@ -139,6 +149,13 @@ def _rows(languages: tuple[str, ...], best: NDArray[np.float64]) -> dict[str, ND
         shares = np.array([reference[name] for name in languages])
         rows["published"] = shares / shares.sum()
     return rows
+
+
+def _loss_weights(objective: PerLanguage | OnMixture, languages: tuple[str, ...]) -> dict[str, float]:
+    """Return how much each language's loss counts; with the objective `mixture` none counts by itself."""
+    if isinstance(objective, OnMixture):
+        return {}
+    return dict(zip(languages, objective.weights.tolist(), strict=True))
 
 
 def _by_language(
