@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +170,8 @@ def test_bad_plans_are_user_errors_that_name_the_set(folder: Path, tmp_path: Pat
         Loader(_plan(weights={"empty": 1.0, "code": 1.0}), folder)
     with pytest.raises(UserError, match=r"'cod' has weight but is in none .* did you mean 'code'"):
         Loader(_plan(weights={"x": Blend(weight=1, of={"cod": 1.0})}), folder)
-    with pytest.raises(UserError, match=r"'code' is packed for context_tokens=\[32\], the plan has 64"):
-        Loader(_plan(context_tokens=64), folder)
+    with pytest.raises(UserError, match=r"'code' is packed for context_tokens=\[32\], the plan has 65"):
+        Loader(_plan(context_tokens=65), folder)
     with pytest.raises(UserError, match=r"no index\.json"):
         Loader(PLAN, tmp_path)
     with pytest.raises(UserError, match="in both"):
@@ -201,17 +202,74 @@ def test_a_later_plan_goes_on_behind_an_earlier_one(folder: Path) -> None:
     first = Loader(LoaderPlan(weights=weights, batch_rows=2, context_tokens=CONTEXT, seed=3), folder)
     uses = first.describe(2)
     earlier = {row for step in range(2) for row in first.rows(step)}
-    later = LoaderPlan(weights={"code": 1.0}, batch_rows=1, context_tokens=CONTEXT, seed=3, once=("code",)).after(uses)
-    assert later.seen["code"] == uses["code"].rows > 0
+    only_code = LoaderPlan(weights={"code": 1.0}, batch_rows=1, context_tokens=CONTEXT, seed=3, once=("code",))
+    later = only_code.after(first, 2)
+    assert later.seen["code"].rows == uses["code"].rows > 0
     loader = Loader(later, folder)
-    n_fresh = loader._sets["code"].n_rows - uses["code"].rows
+    n_fresh = loader.sets["code"].n_rows - uses["code"].rows
     fresh = {row for step in range(n_fresh) for row in loader.rows(step)}
     assert len(fresh) == n_fresh
     assert not fresh & earlier
     with pytest.raises(UserError, match="'code' must be seen once"):
         loader.rows(n_fresh)
-    with pytest.raises(ValidationError, match="cannot be negative"):
-        LoaderPlan(weights={"code": 1.0}, seen={"code": -1})
+    third = only_code.after(loader, 3)
+    assert third.seen["code"].rows == uses["code"].rows + 3
+    assert Loader(third, folder).rows(0) == loader.rows(3)
+
+
+def test_what_was_seen_in_another_order_is_refused(folder: Path) -> None:
+    earlier = Loader(PLAN, folder)
+    with pytest.raises(UserError, match="'code' was read in the order of seed 3, the plan has 4"):
+        _plan(seed=4).after(earlier, 2)
+    seen = {"code": {"rows": 2, "of_rows": 1 + earlier.sets["code"].n_rows, "seed": 3}}
+    with pytest.raises(UserError, match=r"set 'code' had .* rows when it was seen"):
+        Loader(_plan(seen=seen), folder)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        _plan(seen={"code": {"rows": -1, "of_rows": 1, "seed": 3}})
+
+
+def test_rows_packed_for_a_part_of_the_context_are_joined(folder: Path, packed: Packed) -> None:
+    long = packed(
+        {"long": [[plain(n, "a b c d " * 40, "long") for n in range(9)]]}, PackConfig(context_tokens=4 * CONTEXT)
+    )[0]
+    plan = _plan(weights={"long": 0.5, "code": 0.5}, context_tokens=4 * CONTEXT, batch_rows=4, once=("code",))
+    loader = Loader(plan, [folder, long])  # type: ignore[list-item]
+    read: list[int] = []
+    for step in range(4):
+        batch, rows = loader.batch(step), loader.rows(step)
+        assert batch.ids.shape == (4, 4 * CONTEXT)
+        for place, name in enumerate(batch.sets):
+            taken = [rows.pop(0) for _ in range(4 if name == "code" else 1)]
+            assert {other for other, _ in taken} == {name}
+            ids, flags = loader.sets[name].rows(np.array([row for _, row in taken]))
+            assert np.array_equal(batch.ids[place], ids.reshape(-1))
+            if name == "code":
+                assert not batch.positions[place][::CONTEXT].any()  # no document reaches over
+                read += [row for _, row in taken]
+        assert not rows
+        halves = [loader.batch(step, rank, 2) for rank in range(2)]
+        assert np.array_equal(np.concatenate([half.ids for half in halves]), batch.ids)
+    assert len(set(read)) == len(read) == loader.describe(4)["code"].rows
+    with pytest.raises(UserError, match="'code' must be seen once"):
+        loader.batch(loader.sets["code"].n_rows)
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_workers_in_any_order_give_the_batches_of_one(folder: Path, n_workers: int) -> None:
+    steps = np.random.default_rng(n_workers).permutation(24).tolist()
+    loader = Loader(PLAN, folder)
+    with ThreadPoolExecutor(n_workers) as workers:
+        batches = dict(zip(steps, workers.map(loader.batch, steps), strict=True))
+    other = Loader(PLAN, folder)
+    assert all(same(batches[step], other.batch(step)) for step in range(24))
+
+
+def test_ranks_that_change_in_the_middle_read_what_one_would(folder: Path) -> None:
+    plan = PLAN.changed(5, {"code": 1.0})
+    whole, resumed = Loader(plan, folder), Loader(plan, folder)
+    for step, n_ranks in ((0, 2), (4, 2), (5, 8), (6, 4), (7, 1)):
+        ids = np.concatenate([resumed.batch(step, rank, n_ranks).ids for rank in range(n_ranks)])
+        assert np.array_equal(ids, whole.batch(step).ids)
 
 
 def test_a_truncated_or_missing_file_is_named(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeflow.core.errors import UserError
-from codeflow.tokens.mixture import CYCLE_ROWS, MID_TRAINING_32K, MID_TRAINING_128K, Blend, cycle_counts, deal, flatten
+from codeflow.tokens.mixture import (
+    CYCLE_ROWS,
+    MID_TRAINING_32K,
+    MID_TRAINING_128K,
+    Blend,
+    by_epochs,
+    cycle_counts,
+    deal,
+    flatten,
+    mid_training,
+)
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(1e-9, 1e3), min_size=1)
 
@@ -69,3 +79,26 @@ def test_bad_weights_are_user_errors(mixture: dict[str, float | Blend], message:
 
 def test_mid_training_presets_sum_to_300_billion() -> None:
     assert sum(MID_TRAINING_32K.values()) == sum(MID_TRAINING_128K.values()) == 300
+
+
+def test_mid_training_is_half_completion_and_a_tenth_fresh() -> None:
+    first = flatten(mid_training(MID_TRAINING_32K))
+    assert first["reasoning"] == pytest.approx(175 / 300)
+    assert first["file"] == first["file_fim"] == pytest.approx(17.5 / 300)
+    assert first["repository"] == first["repository_fim"] == pytest.approx(2.5 / 300)
+    second = flatten(mid_training(MID_TRAINING_128K, fresh_share=0.1))
+    assert second["fresh_32k"] == pytest.approx(0.1)
+    assert second["agent"] == pytest.approx(0.9 * 110 / 300)
+    assert sum(second.values()) == pytest.approx(1)
+
+
+def test_weights_by_epochs_read_each_set_so_often() -> None:
+    weights, n_rows = by_epochs({"code": 2, "books": 0.5, "web": 1}, {"code": 3000, "books": 800, "web": 9600})
+    assert n_rows == 16_000
+    dealt = deal(weights, 0)
+    counts = dict(zip(dealt.names, dealt.rows_of_sets(n_rows).tolist(), strict=True))
+    assert counts == pytest.approx({"code": 6000, "books": 400, "web": 9600}, abs=3)
+    with pytest.raises(UserError, match="set 'web' has no rows to read 2 times"):
+        by_epochs({"web": 2}, {"code": 5, "web": 0})
+    with pytest.raises(UserError, match=r"epochs\.code=-1"):
+        by_epochs({"code": -1}, {"code": 5})

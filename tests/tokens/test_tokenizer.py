@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from campaigns.tokenizer import Pair, Row, check, hypothesis_texts, random_texts, spliced_texts
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -85,15 +86,15 @@ def test_any_text_has_the_ids_of_hugging_face(ours: Tokenizer, theirs: tokenizer
     assert not set(ids) & set(SPECIAL_IDS.values())
 
 
-@pytest.mark.slow
-@settings(HYPOTHESIS, max_examples=5_000)
-@given(st.lists(st.one_of(st.text(max_size=20), CODE, LOOKALIKES), min_size=20, max_size=20))
-def test_a_hundred_thousand_texts_have_the_ids_of_hugging_face(
-    ours: Tokenizer, theirs: tokenizers.Tokenizer, texts: list[str]
-) -> None:
-    ids = ours.encode_batch(texts)
-    assert ids == [encoding.ids for encoding in theirs.encode_batch(texts)]
-    assert [ours.decode(row) for row in ids] == texts
+def test_a_sample_of_the_campaign(ours: Tokenizer, theirs: tokenizers.Tokenizer, trained: str) -> None:
+    files = [text for path in SOURCES if (text := path.read_text())]
+    row = Row()
+    for texts in (hypothesis_texts(200, 0), random_texts(500, 0), spliced_texts(500, files, 0)):
+        check([Pair(ours, theirs)], texts, row)
+    assert row.texts == 1200
+    assert not row.differences
+    other = tokenizers.Tokenizer.from_str(train(files[:2], CONFIG))
+    assert check([Pair(ours, other)], spliced_texts(20, files, 0), Row()).differences
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@
     assistant:  [<think>\\n THINKING \\n</think>\\n] CONTENT [\\n<tool_call>\\n JSON \\n</tool_call>]...
     tool:       <tool_response>\\n CONTENT \\n</tool_response>
 
-(without the blanks around the words in capitals). Contents are stripped of white space at both ends: after a line break
-a word of the tokenizer begins, so the ids before a generated text do not depend on that text.
+(without the blanks around the words in capitals). Contents and thinking are stripped of white space at both ends, and
+thinking of white space alone is none: after a line break a word of the tokenizer begins, so the ids before a generated
+text do not depend on that text.
 
 Difference to the template: what looks like a special token inside a content stays ordinary text here, while the
 template makes one text of everything and so lets a content forge a turn. That is why training and rollouts use this.
@@ -42,8 +43,9 @@ CHAT_TEMPLATE = """\
 {%- if message['role'] == 'tool' -%}
 {{- '<tool_response>\\n' + content + '\\n</tool_response>' -}}
 {%- else -%}
-{%- if message['role'] == 'assistant' and message['reasoning_content'] -%}
-{{- '<think>\\n' + (message['reasoning_content'] | trim) + '\\n</think>\\n' -}}
+{%- set thinking = (message['reasoning_content'] or '') | trim -%}
+{%- if message['role'] == 'assistant' and thinking -%}
+{{- '<think>\\n' + thinking + '\\n</think>\\n' -}}
 {%- endif -%}
 {{- content -}}
 {%- for call in message['tool_calls'] or [] -%}
@@ -144,9 +146,9 @@ def _message(message: Message, train: bool) -> list[Segment]:
 
 def _body(message: Message, content: str, train: bool) -> list[Segment]:
     found: list[Segment] = []
-    if message.thinking:
-        found += [_special(THINK, train), Segment("text", "\n", train)]
-        found += [Segment("text", f"{message.thinking.strip()}\n", train), _special(END_THINK, train)]
+    thinking = message.thinking.strip()
+    if thinking:
+        found += [_special(THINK, train), Segment("text", f"\n{thinking}\n", train), _special(END_THINK, train)]
         content = f"\n{content}"
     for number, call in enumerate(message.tool_calls):
         content += "\n" if message.content.strip() or number else ""

@@ -4,6 +4,8 @@ Row g of training (step * batch_rows + place in the batch) comes from the set th
 k-th row taken from that set, so row k mod n of a permutation of the set's n rows which differs by epoch, k div n. All
 of that is computed, not remembered. Ranks take equal neighbouring parts of the batch: joined in order of rank they are
 the same batch for any number of ranks. A change of weights is appended to the plan with the step from which it holds.
+
+A set may be packed for a part of the context (32k within 128k): a row of training then joins the next rows of the set.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, model_validator
 
-from codeflow.core.config import Config
+from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError, suggest
 from codeflow.tokens.batch import Batch, batch_from_rows
 from codeflow.tokens.mixture import Blend, Deal, deal, flatten
@@ -36,11 +38,19 @@ class WeightChange(Config):
     weights: dict[str, float | Blend]
 
 
+class Seen(Config):
+    """What earlier plans have taken of a set: the first rows of its order, which depends on seed and number of rows."""
+
+    rows: int = Field(ge=0)
+    of_rows: int = Field(ge=1)  # that the set had
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class SetUse:
     """What a number of steps takes from one set."""
 
-    rows: int
+    rows: int  # of the set, so of the context that it is packed for
     tokens: int  # places, padding included
     epochs: float
 
@@ -54,13 +64,15 @@ class LoaderPlan(Config):
     seed: int = 0
     changes: tuple[WeightChange, ...] = ()
     once: tuple[str, ...] = ()  # sets that must never be seen twice
-    seen: dict[str, int] = Field(default_factory=dict)  # rows of a set that an earlier plan of the same seed has taken
+    seen: dict[str, Seen] = Field(default_factory=dict)  # sets that go on where an earlier plan has left them
 
     @model_validator(mode="after")
-    def _counts_of_rows(self) -> LoaderPlan:
-        for name, n_rows in self.seen.items():
-            if n_rows < 0:
-                raise ValueError(f"seen.{name}={n_rows}: a number of rows cannot be negative; set at least 0")
+    def _same_seed(self) -> LoaderPlan:
+        for name, seen in self.seen.items():
+            if seen.seed != self.seed:
+                raise ValueError(
+                    f"set '{name}' was read in the order of seed {seen.seed}, the plan has {self.seed}; use the same"
+                )
         return self
 
     @model_validator(mode="after")
@@ -75,19 +87,23 @@ class LoaderPlan(Config):
         change = WeightChange(step=step, weights=dict(weights))
         return LoaderPlan.model_validate({**dict(self), "changes": (*self.changes, change)})
 
-    def after(self, uses: Mapping[str, SetUse]) -> LoaderPlan:
-        """Return this plan so that it begins behind what an earlier plan of the same seed used (`Loader.describe`).
+    def after(self, earlier: Loader, steps: int) -> LoaderPlan:
+        """Return this plan so that every set goes on where `steps` steps of an earlier loader have left it.
 
-        A set in `once` then gives fresh rows only, none that the earlier phase has seen.
+        A set in `once` then gives fresh rows only, none that an earlier phase has seen. Raises UserError for another
+        seed: it has another order of rows.
         """
-        names = {*self.seen, *uses}
-        seen = {name: self.seen.get(name, 0) + (uses[name].rows if name in uses else 0) for name in sorted(names)}
-        return LoaderPlan.model_validate({**dict(self), "seen": seen})
+        seen = dict(self.seen)
+        for name, use in earlier.describe(steps).items():
+            before = earlier.plan.seen[name].rows if name in earlier.plan.seen else 0
+            of_rows = earlier.sets[name].n_rows
+            seen[name] = Seen(rows=before + use.rows, of_rows=of_rows, seed=earlier.plan.seed)
+        return validate(LoaderPlan, {**self.model_dump(), "seen": {name: seen[name].model_dump() for name in seen}})
 
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """Rows from `first_row` on are dealt by `deal`; `taken` rows of each of its sets were taken before."""
+    """Rows from `first_row` on are dealt by `deal`; each of its sets was dealt `taken` rows of this plan before."""
 
     first_row: int
     deal: Deal
@@ -98,10 +114,11 @@ class Loader:
     """Reads the rows that a plan asks for from tokens artifacts."""
 
     def __init__(self, plan: LoaderPlan, folders: Path | Sequence[Path]) -> None:
-        """Map the sets of `folders` that are packed for the plan's context and have weight.
+        """Map the sets of `folders` that have weight and are packed for the plan's context or a whole part of it.
 
         Raises UserError for a set with weight that is missing, empty or packed for another context, for a set that
-        two folders hold, and for folders of different tokenizers; the message names it.
+        two folders hold, for one whose rows have changed since they were seen, and for folders of different
+        tokenizers; the message names it.
         """
         self.plan = plan
         self.folders = (folders,) if isinstance(folders, Path) else tuple(folders)
@@ -110,13 +127,34 @@ class Loader:
         phases = [(0, flatten(plan.weights)), *((c.step, flatten(c.weights)) for c in plan.changes)]
         wanted = sorted({name for _, weights in phases for name, weight in weights.items() if weight > 0})
         places = _places(indices, wanted, plan.context_tokens)
-        self._sets = {name: TokenSet(places[name], name) for name in wanted}
+        self._sets = {name: self._opened(places[name], name) for name in wanted}
+        self._parts = {name: plan.context_tokens // rows.context_tokens for name, rows in self._sets.items()}
         self._keys = {name: _key(plan.seed, name) for name in wanted}
         self._stretches = self._lay_out(phases)
 
+    @property
+    def sets(self) -> Mapping[str, TokenSet]:
+        """The sets that have weight; `n_rows` counts the rows that are read."""
+        return self._sets
+
+    def _n_read(self, rows: TokenSet) -> int:
+        """Return how many of a set's rows, from its first, are read."""
+        return rows.n_rows
+
+    def _opened(self, folder: Path, name: str) -> TokenSet:
+        rows = TokenSet(folder, name)
+        rows.n_rows = self._n_read(rows)
+        seen = self.plan.seen.get(name)
+        if seen and seen.of_rows != rows.n_rows:
+            raise UserError(
+                f"set '{name}' had {seen.of_rows} rows when it was seen and has {rows.n_rows} now, so another order; "
+                "read the artifact of the earlier phase, with as many rows held out"
+            )
+        return rows
+
     def _lay_out(self, phases: Sequence[tuple[int, dict[str, float]]]) -> list[_Stretch]:
         stretches: list[_Stretch] = []
-        taken = {name: self.plan.seen.get(name, 0) for name in self._sets}
+        taken = dict.fromkeys(self._sets, 0)
         for number, (step, weights) in enumerate(phases):
             first_row = step * self.plan.batch_rows
             if stretches:
@@ -142,34 +180,40 @@ class Loader:
             raise UserError(f"no batch for step {step}, rank {rank} of {n_ranks}; both count from 0")
         first = step * self.plan.batch_rows + rank * rows_per_rank
         names, numbers = self._locate(step, np.arange(first, first + rows_per_rank, dtype=np.int64))
-        ids = np.empty((rows_per_rank, self.plan.context_tokens), np.uint32)
-        flags = np.empty((rows_per_rank, self.plan.context_tokens), np.uint8)
+        shape = (rows_per_rank, self.plan.context_tokens)
+        ids, flags = np.empty(shape, np.uint32), np.empty(shape, np.uint8)
         for name in dict.fromkeys(names):
             mine = [place for place, other in enumerate(names) if other == name]
-            ids[mine], flags[mine] = self._sets[name].rows(numbers[mine])
+            found = self._sets[name].rows(np.concatenate([numbers[place] for place in mine]))
+            ids[mine], flags[mine] = (part.reshape(len(mine), shape[1]) for part in found)
         return batch_from_rows(ids, flags, names)
 
     def rows(self, step: int) -> list[tuple[str, int]]:
-        """Return set and row number of every row of a step's global batch: the audit trail of training."""
+        """Return set and row number of every row that a step's global batch reads: the audit trail of training."""
         first = step * self.plan.batch_rows
         names, numbers = self._locate(step, np.arange(first, first + self.plan.batch_rows, dtype=np.int64))
-        return list(zip(names, numbers.tolist(), strict=True))
+        return [(name, row) for name, part in zip(names, numbers, strict=True) for row in part.tolist()]
 
-    def _locate(self, step: int, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        """Return set names (R,) and row numbers (R,) in their sets of the global rows of one step."""
+    def _locate(self, step: int, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+        """Return set names (R,) of the global rows of one step, and for each the row numbers in its set."""
         stretch = next(s for s in reversed(self._stretches) if s.first_row <= step * self.plan.batch_rows)
         which, before = stretch.deal.at(rows - stretch.first_row)
         names = tuple(stretch.deal.names[index] for index in which.tolist())
-        n_rows = np.array([self._sets[name].n_rows for name in names], np.int64)
-        keys = np.array([self._keys[name] for name in names], np.uint64)
-        epochs, places = np.divmod(stretch.taken[which] + before, n_rows)
-        for name, epoch in zip(names, epochs.tolist(), strict=True):
+        parts = np.array([self._parts[name] for name in names], np.int64)
+        ends = np.cumsum(parts)
+        seen = np.array([self.plan.seen[name].rows if name in self.plan.seen else 0 for name in names], np.int64)
+        first = seen + (stretch.taken[which] + before) * parts
+        taken = np.repeat(first - (ends - parts), parts) + np.arange(ends[-1], dtype=np.int64)
+        n_rows = np.repeat(np.array([self._sets[name].n_rows for name in names], np.int64), parts)
+        keys = np.repeat(np.array([self._keys[name] for name in names], np.uint64), parts)
+        epochs, places = np.divmod(taken, n_rows)
+        for name, epoch in zip(names, epochs[ends - 1].tolist(), strict=True):
             if epoch and name in self.plan.once:
                 raise UserError(
                     f"set '{name}' must be seen once, but its {self._sets[name].n_rows} rows end at step {step}; "
                     "lower its weight or train fewer steps"
                 )
-        return names, permuted(places, epochs, n_rows, keys)
+        return names, np.split(permuted(places, epochs, n_rows, keys), ends[:-1])
 
     def describe(self, steps: int) -> dict[str, SetUse]:
         """Return what the first `steps` steps take from each set: rows, tokens, epochs."""
@@ -180,8 +224,11 @@ class Loader:
             n_rows = max(0, min(end, last_row) - stretch.first_row)
             for name, count in zip(stretch.deal.names, stretch.deal.rows_of_sets(n_rows), strict=True):
                 taken[name] += int(count)
-        context = self.plan.context_tokens
-        return {name: SetUse(n, n * context, n / self._sets[name].n_rows) for name, n in taken.items()}
+        uses = {}
+        for name, n in taken.items():
+            n_rows = n * self._parts[name]
+            uses[name] = SetUse(n_rows, n * self.plan.context_tokens, n_rows / self._sets[name].n_rows)
+        return uses
 
 
 def _key(seed: int, name: str) -> int:
@@ -203,13 +250,16 @@ def _places(indices: Mapping[Path, TokenIndex], wanted: Sequence[str], context_t
     places: dict[str, Path] = {}
     for name in wanted:
         holders = [folder for folder, index in indices.items() if name in index.sets]
-        fitting = [folder for folder in holders if indices[folder].context_tokens == context_tokens]
+        fitting = [folder for folder in holders if context_tokens % indices[folder].context_tokens == 0]
         if not holders:
             existing = sorted({other for index in indices.values() for other in index.sets})
             raise UserError(f"set '{name}' has weight but is in none of the token folders{suggest(name, existing)}")
         if not fitting:
             packed = sorted({indices[folder].context_tokens for folder in holders})
-            raise UserError(f"set '{name}' is packed for context_tokens={packed}, the plan has {context_tokens}")
+            raise UserError(
+                f"set '{name}' is packed for context_tokens={packed}, the plan has {context_tokens}; pack it for that "
+                "or for a whole part of it"
+            )
         if len(fitting) > 1:
             raise UserError(f"set '{name}' is in both {fitting[0]} and {fitting[1]}; give the loader one of them")
         if not indices[fitting[0]].sets[name].n_rows:

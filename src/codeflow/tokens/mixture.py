@@ -44,12 +44,42 @@ MID_TRAINING_128K = {
     "replay": 50.0,
 }
 
+FRESH_32K = "fresh_32k"
+
 
 class Blend(Config):
     """A group of sets inside a mixture: its share of the whole, and the shares of its members within it."""
 
     weight: float
     of: dict[str, float | Blend]
+
+
+def mid_training(table: Mapping[str, float], fresh_share: float = 0.0) -> dict[str, float | Blend]:
+    """Return a table of the recipe as a mixture of sets: file and repository level are half completion.
+
+    `fresh_share` of the whole goes to the set `fresh_32k`: phase 128k takes about a tenth from samples of 32k of which
+    phase 32k has seen none (Code-Flow §3). Name it in `LoaderPlan.once` to have that kept.
+    """
+    halves = {name: Blend(weight=table[name], of={name: 0.5, f"{name}_fim": 0.5}) for name in ("file", "repository")}
+    mixture: dict[str, float | Blend] = {**table, **halves}
+    if not fresh_share:
+        return mixture
+    return {"phase": Blend(weight=1 - fresh_share, of=mixture), FRESH_32K: fresh_share}
+
+
+def by_epochs(epochs: Mapping[str, float], n_rows: Mapping[str, int]) -> tuple[dict[str, float], int]:
+    """Return the weights that read each set so often, and the number of rows after which they have.
+
+    `n_rows` by set are rows of the plan's context. Raises UserError for a set without rows and for a number of epochs
+    that is negative or not finite.
+    """
+    for name, times in epochs.items():
+        if not n_rows.get(name):
+            raise UserError(f"set '{name}' has no rows to read {times:g} times; sets with rows: {', '.join(n_rows)}")
+        if not (math.isfinite(times) and times >= 0):
+            raise UserError(f"epochs.{name}={times}: a number of epochs must be a finite number >= 0")
+    wanted = {name: times * n_rows[name] for name, times in epochs.items()}
+    return flatten(wanted), round(sum(wanted.values()))
 
 
 def flatten(mixture: Mapping[str, float | Blend]) -> dict[str, float]:

@@ -84,7 +84,7 @@ def run(config: TokenizerConfig, inputs: Mapping[str, Path], output: Path) -> Ma
                 pass
         else:
             write_text(output / TOKENIZER_FILE, train(texts, config))
-    write_text(output / CONFIG_FILE, json.dumps(_transformers_config(), indent=2, sort_keys=True))
+    write_text(output / CONFIG_FILE, json.dumps(transformers_config(), indent=2, sort_keys=True))
     tokenizer = Tokenizer.load(output)
     if tokenizer.vocab_size < config.vocab_size:
         say(f"  tokenizer: {tokenizer.vocab_size:,} of {config.vocab_size:,} words; the text has no more to merge")
@@ -163,7 +163,8 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> str:
     return text
 
 
-def _transformers_config() -> dict[str, Any]:
+def transformers_config() -> dict[str, Any]:
+    """Return `tokenizer_config.json` as transformers reads it: named tokens and the chat template."""
     named = {BOS, END_OF_TEXT, PAD}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -28,28 +28,24 @@ class TrainingRows(Loader):
 
     def __init__(self, plan: LoaderPlan, folder: Path, validation_rows: int) -> None:
         """Map the sets of `folder`. Raises UserError as Loader does."""
+        self._validation_rows = validation_rows
         super().__init__(plan, folder)
-        self._held_out = {name: n_held_out(rows.n_rows, validation_rows) for name, rows in self._sets.items()}
-        for name, rows in self._sets.items():
-            rows.n_rows -= self._held_out[name]
 
-    @property
-    def sets(self) -> Mapping[str, TokenSet]:
-        """The sets that have weight; `n_rows` counts the rows trained on."""
-        return self._sets
+    def _n_read(self, rows: TokenSet) -> int:
+        return rows.n_rows - n_held_out(rows.n_rows, self._validation_rows)
 
     def held_out(self, name: str, rank: int, n_ranks: int) -> Batch | None:
         """Return this rank's share of a set's held-out rows, in order; None where the set is too small to have any.
 
         Shares are equally large: rows without loss weight fill them up.
         """
-        n = self._held_out[name]
+        rows = self.sets[name]
+        n = rows.index.n_rows - rows.n_rows
         if not n:
             return None
         per_rank = -(-n // n_ranks)
-        first = self._sets[name].n_rows
         places = np.arange(rank * per_rank, (rank + 1) * per_rank, dtype=np.int64)
-        ids, flags = self._sets[name].rows(first + np.minimum(places, n - 1))
+        ids, flags = rows.rows(rows.n_rows + np.minimum(places, n - 1))
         batch = batch_from_rows(ids, flags, (name,) * per_rank)
         batch.weights[places >= n] = 0
         return batch

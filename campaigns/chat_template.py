@@ -1,0 +1,202 @@
+"""Render random conversations as we do and by transformers' `apply_chat_template`; ids and loss mask must be right.
+
+Conversations have system, user, assistant and tool turns, thinking blocks and tool calls, with troublesome texts. What
+looks like a special token inside a content is left out: there ours and the template differ by intent. The mask is right
+when the tokens with loss are, turn by turn, exactly what the assistant writes: all between its role's line and the end
+of turn, and the end of turn. Plain texts of all kinds are compared as well. transformers runs in its own environment
+(benchmarks/peers/transformers, made by scripts/check_transformers.py).
+
+    python -m campaigns chat_template --conversations 10000 --table docs/campaigns/chat_template.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from campaigns.tokenizer import TROUBLE, hypothesis_texts, random_texts
+from codeflow.core.storage import write_text
+from codeflow.core.types import Segment
+from codeflow.tokens.chat import Message, ToolCall, chat_segments, prompt_segments
+from codeflow.tokens.render import render_segments
+from codeflow.tokens.special import (
+    END_THINK,
+    END_TOOL_CALL,
+    IM_END,
+    SPECIAL_TOKENS,
+    THINK,
+    TOOL_CALL,
+)
+from codeflow.tokens.tokenizer import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    Tokenizer,
+    TokenizerConfig,
+    train,
+    transformers_config,
+)
+
+PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "transformers"
+_PARTS = [part for part in TROUBLE if part not in SPECIAL_TOKENS]
+_ORDINARY = (
+    "def f(x):\n    return x\n",
+    "Look here: ",
+    "```python\n",
+    '{"a": 1}',
+    "…",
+    "The answer is ",
+    "\n\n\n",
+    "   ",
+)
+
+
+def conversation(rng: random.Random) -> list[Message]:
+    """Return a random conversation: maybe a system turn, then questions with answers, calls and their results."""
+    messages = [Message("system", _text(rng))] if rng.random() < 0.5 else []
+    for _ in range(rng.randrange(1, 4)):
+        messages.append(Message("user", _text(rng)))
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            calls = tuple(_call(rng) for _ in range(rng.randrange(1, 3)))
+            messages.append(Message("assistant", _text(rng), _text(rng) if rng.random() < 0.5 else "", calls))
+            messages += [Message("tool", _text(rng)) for _ in calls]
+        messages.append(Message("assistant", _text(rng), _text(rng) if rng.random() < 0.5 else ""))
+    return messages
+
+
+def _text(rng: random.Random) -> str:
+    text = "".join(rng.choice(_PARTS if rng.random() < 0.6 else _ORDINARY) for _ in range(rng.randrange(12)))
+    return "" if any(token in text for token in SPECIAL_TOKENS) else text
+
+
+def _call(rng: random.Random) -> ToolCall:
+    arguments = {rng.choice(("command", "path", "näme", "a b")): rng.choice((_text(rng), 1.5, None, ["x", {}]))}
+    return ToolCall(
+        rng.choice(("shell", "read_file", "search-2")), json.dumps(arguments, ensure_ascii=rng.random() < 0.5)
+    )
+
+
+def ours(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """Return ids and whether each carries loss."""
+    return _rendered(chat_segments(messages), tokenizer)
+
+
+def _rendered(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    rows = ({"role": part.role, "text": part.text, "train": part.train} for part in segments)
+    ids, trained = render_segments(rows, tokenizer)
+    return ids.tolist(), trained.tolist()
+
+
+def written(message: Message) -> str:
+    """Return what the assistant writes in its turn, put together without the code that is tested."""
+    thinking, content = message.thinking.strip(), message.content.strip()
+    block = f"{THINK}\n{thinking}\n{END_THINK}\n" if thinking else ""
+    calls = "\n".join(
+        f'{TOOL_CALL}\n{{"name": "{call.name}", "arguments": {call.arguments}}}\n{END_TOOL_CALL}'
+        for call in message.tool_calls
+    )
+    return block + content + ("\n" if content and calls else "") + calls + IM_END
+
+
+def mask_is_exact(messages: Sequence[Message], ids: list[int], trained: list[bool], tokenizer: Tokenizer) -> bool:
+    """Return whether runs of tokens with loss are the assistant's turns, byte for byte, in order."""
+    edges = np.flatnonzero(np.diff(np.array([False, *trained, False]).astype(np.int8)))
+    runs = [tokenizer.decode_bytes(ids[a:b]) for a, b in edges.reshape(-1, 2).tolist()]
+    return runs == [written(message).encode() for message in messages if message.role == "assistant"]
+
+
+def by_transformers(folder: Path, conversations: list[list[Message]], texts: list[str]) -> dict[str, Any]:
+    """Return the ids of transformers: of whole conversations, of prompts without and with thinking, and of texts."""
+    python = PEER / ".venv" / "requirements" / "bin" / "python"
+    if not python.exists():
+        raise SystemExit("no environment with transformers; make it: python scripts/check_transformers.py")
+    jobs = {"conversations": [[message.as_row() for message in each] for each in conversations], "texts": texts}
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "TRANSFORMERS_VERBOSITY": "error"}
+    command = [str(python), str(PEER / "tokens.py"), str(folder), str(folder / "jobs.json"), str(folder / "ids.json")]
+    subprocess.run(command, check=True, env=os.environ | offline)
+    return json.loads((folder / "ids.json").read_text())
+
+
+def export(folder: Path) -> Tokenizer:
+    """Train a small tokenizer on the standard library and write it as the stage does."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-h]*.py"))]
+    write_text(folder / TOKENIZER_FILE, train(texts, TokenizerConfig(vocab_size=2048)))
+    write_text(folder / CONFIG_FILE, json.dumps(transformers_config()))
+    return Tokenizer.load(folder)
+
+
+def run(n_conversations: int, n_texts: int, seed: int) -> tuple[Counter[str], list[str], str]:
+    """Return counts of what was compared, what differs, and the version of transformers."""
+    rng = random.Random(seed)
+    conversations = [conversation(rng) for _ in range(n_conversations)]
+    texts = [*hypothesis_texts(n_texts // 2, seed), *islice(random_texts(n_texts, seed), n_texts - n_texts // 2)]
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer = export(Path(name))
+        theirs = by_transformers(Path(name), conversations, texts)
+    counts, differences = Counter[str](), []
+    for messages, whole, prompt, thinking in zip(
+        conversations, theirs["conversations"], theirs["prompts"], theirs["thinking_prompts"], strict=True
+    ):
+        ids, trained = ours(messages, tokenizer)
+        question = messages[: max(n for n, message in enumerate(messages) if message.role == "user") + 1]
+        checks = {"whole": ids == whole, "mask": mask_is_exact(messages, ids, trained, tokenizer)}
+        for kind, expected in (("prompt", prompt), ("thinking prompt", thinking)):
+            checks[kind] = _prompt(question, kind != "prompt", tokenizer) == expected
+        differences += [f"{kind} of {messages}" for kind, equal in checks.items() if not equal]
+        counts += Counter(message.role for message in messages)
+        counts += Counter({"conversations": 1, "tokens": len(ids), "tokens with loss": sum(trained)})
+        counts["thinking blocks"] += sum(bool(message.thinking.strip()) for message in messages)
+        counts["tool calls"] += sum(len(message.tool_calls) for message in messages)
+    pairs = zip(texts, tokenizer.encode_batch(texts), theirs["texts"], strict=True)
+    differences += [f"ids of text {text!r}" for text, mine, other in pairs if mine != other]
+    counts["texts"] = len(texts)
+    return counts, differences, theirs["version"]
+
+
+def _prompt(messages: Sequence[Message], thinking: bool, tokenizer: Tokenizer) -> list[int]:
+    segments = prompt_segments(messages, thinking)
+    return render_segments(({"role": s.role, "text": s.text, "train": s.train} for s in segments), tokenizer)[
+        0
+    ].tolist()
+
+
+def main() -> int:
+    """Run, print the table, write it where asked; exit code 1 when anything differs."""
+    parser = argparse.ArgumentParser(prog="campaigns chat_template", description="Our rendering against transformers'")
+    parser.add_argument("--conversations", type=int, default=10_000)
+    parser.add_argument("--texts", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    counts, differences, version = run(arguments.conversations, arguments.texts, arguments.seed)
+    rows = [*counts.items(), ("differences", len(differences))]
+    text = "\n".join(["| what | number |", "|---|---|", *(f"| {name} | {n:,} |" for name, n in rows)])
+    print(text)
+    print(*differences[:10], sep="\n", file=sys.stderr)
+    if arguments.table:
+        head = "# Chat template campaign\n\nRandom conversations rendered by us and by `apply_chat_template` of "
+        head += f"transformers {version} from the\nexported files: ids of the whole, of the prompt and of the thinking "
+        head += "prompt, and the loss mask turn by turn; plain texts\nby its tokenizer. A difference is any of these "
+        head += f"that is not equal. `make campaign NAME=chat_template`, seed {arguments.seed},\n"
+        head += f"{date.today():%d %B %Y}, two cores of an {platform.machine()} server.\n\n"
+        arguments.table.write_text(f"{head}{text}\n")
+    return bool(differences)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
