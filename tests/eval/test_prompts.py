@@ -41,8 +41,13 @@ def _write_benchmarks(folder: Path) -> Path:
 def test_without_files_only_own_tasks_and_a_remark(tmp_path, monkeypatch):
     monkeypatch.delenv("CODEFLOW_BENCHMARKS", raising=False)
     prompts, metrics = _make(tmp_path / "out", PromptsConfig())
-    assert {p.benchmark for p in prompts} == {"micro_tasks"}
-    assert len(prompts) == len(TASKS)
+    assert {p.benchmark for p in prompts} == {"micro_tasks", "project_completion"}
+    assert sum(p.benchmark == "micro_tasks" for p in prompts) == len(TASKS)
+    functions = [p for p in prompts if p.benchmark == "project_completion"]
+    assert len(functions) > 30
+    for one in functions:
+        assert one.text.startswith("def ")
+        assert one.solution
     assert len(metrics["remarks"]) == 2
     assert "CODEFLOW_BENCHMARKS is not set" in metrics["remarks"][0]
 
@@ -52,7 +57,7 @@ def test_official_files_are_read_and_change_the_world(tmp_path, monkeypatch):
     folder = _write_benchmarks(tmp_path / "benchmarks")
     config = PromptsConfig(benchmarks=str(folder))
     prompts, metrics = _make(tmp_path / "out", config)
-    assert metrics["prompts"] == {"cruxeval": 1, "humaneval": 1, "micro_tasks": len(TASKS)}
+    assert {"cruxeval": 1, "humaneval": 1, "micro_tasks": len(TASKS)}.items() <= metrics["prompts"].items()
     assert metrics["remarks"] == []
     assert Prompt("HumanEval/0", "humaneval", "def one():\n", "    return 1\n") in prompts
     before = world(config)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from codeflow.eval.benchmark import Sampling
+from codeflow.eval.holes import Hole, fitting_prompt
 from codeflow.tokens.chat import Message, answer_text, prompt_segments
 from codeflow.tokens.special import END_OF_TEXT_ID, IM_END_ID
 
 if TYPE_CHECKING:
+    from codeflow.core.types import Segment
     from codeflow.model.looped import LoopCoder
     from codeflow.tokens.tokenizer import Tokenizer
 
@@ -24,12 +26,16 @@ _STOP_IDS = (IM_END_ID, END_OF_TEXT_ID)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A conversation to continue, or a text where there are no messages; `name` and `sample` seed its randomness."""
+    """A conversation to continue, or a text where there are no messages, or a hole to fill where there is one.
+
+    `name` and `sample` seed its randomness.
+    """
 
     name: str
     sample: int
     messages: tuple[Message, ...]
     text: str
+    hole: Hole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,10 @@ class LocalAnswerer:
         return model, tokenizer
 
     def answer(self, questions: Sequence[Question], sampling: Sampling, seed: int) -> list[Answer]:
-        """Answer each once. A text that is too long loses its beginning; a conversation is refused."""
+        """Answer each once.
+
+        A text that is too long loses its beginning, a hole its context; a conversation is refused.
+        """
         from codeflow.model.generate import GenerateSettings, generate
 
         model, tokenizer = self._loaded
@@ -126,13 +135,21 @@ class LocalAnswerer:
         return answers
 
     def _prompt(self, question: Question, tokenizer: Tokenizer, room: int) -> list[int]:
+        encode = functools.partial(_encoded, tokenizer)
+        if question.hole is not None:
+            return list(fitting_prompt(question.hole, encode, room))
         if not question.messages:
             return tokenizer.encode(question.text)[-room:] if room > 0 else []
-        ids: list[int] = []
-        for segment in prompt_segments(question.messages, self.thinking):
-            special = segment.role == "special"
-            ids += [tokenizer.special_id(segment.text)] if special else tokenizer.encode(segment.text)
+        ids = encode(prompt_segments(question.messages, self.thinking))
         return ids if len(ids) <= room else []
+
+
+def _encoded(tokenizer: Tokenizer, segments: Sequence[Segment]) -> list[int]:
+    ids: list[int] = []
+    for segment in segments:
+        special = segment.role == "special"
+        ids += [tokenizer.special_id(segment.text)] if special else tokenizer.encode(segment.text)
+    return ids
 
 
 def _seed(seed: int, question: Question) -> int:

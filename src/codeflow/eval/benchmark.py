@@ -19,6 +19,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.storage import atomic_path, sha256_file, sha256_text
 
 if TYPE_CHECKING:
+    from codeflow.eval.holes import Hole
     from codeflow.eval.metrics import Share
     from codeflow.tokens.chat import Message
 
@@ -72,6 +73,7 @@ class Problem:
     data: Mapping[str, Any] = field(default_factory=dict)  # what the judge needs
     subsets: tuple[str, ...] = ()  # languages, levels, categories
     stop: tuple[str, ...] = ()  # texts at which a continuation ends
+    hole: Hole | None = None  # what a base model fills instead of going on with `text`, which is how that reads
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ class _Work:
 
     def _question(self, problem: Problem, sample: int, attempt: int) -> Question:
         if self.style == "text":
-            return Question(problem.id, sample, (), problem.text)
+            return Question(problem.id, sample, (), problem.text, problem.hole)
         messages = list(problem.messages)
         for earlier in range(attempt):
             key = (problem.id, sample, earlier)

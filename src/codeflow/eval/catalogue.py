@@ -20,6 +20,7 @@ _LEAVES = {
     "bird": ("bird",),
     "bfcl": ("bfcl",),
     "xstest": ("xstest",),
+    "project_completion": ("project_completion",),
 }
 NAMES = tuple(name for names in _LEAVES.values() for name in names)
 

@@ -15,6 +15,8 @@ from codeflow.core.storage import sha256_text
 from codeflow.core.types import Prompt
 from codeflow.eval.benchmark import CRUXEVAL, HUMANEVAL, benchmarks_folder, fingerprint
 from codeflow.eval.benchmarks import cruxeval, humaneval, micro_tasks
+from codeflow.eval.benchmarks.project_completion import NAME as PROJECT_COMPLETION
+from codeflow.eval.tested_projects import cuts, projects
 
 _FILES = (HUMANEVAL, CRUXEVAL)
 
@@ -28,8 +30,8 @@ class PromptsConfig(Config):
 def world(config: PromptsConfig) -> str:
     """Return a fingerprint of the benchmark files and of this project's own tasks."""
     folder = benchmarks_folder(config.benchmarks)
-    own = sha256_text(canonical_json([(task.prompt, task.gold) for task in micro_tasks.TASKS]))
-    return f"{fingerprint(_FILES, folder)} micro_tasks:{own}"
+    own = sha256_text(canonical_json([(prompt.text, prompt.solution) for prompt in _own()]))
+    return f"{fingerprint(_FILES, folder)} own:{own}"
 
 
 def run(config: PromptsConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
@@ -53,6 +55,12 @@ def run(config: PromptsConfig, inputs: Mapping[str, Path], output: Path) -> Mani
 def _own() -> Iterator[Prompt]:
     for task in micro_tasks.TASKS:
         yield Prompt(f"{micro_tasks.NAME}/{task.name}", micro_tasks.NAME, task.prompt, task.gold)
+    for project in projects():
+        for cut in cuts(project):
+            if cut.level == "function":
+                text, (start, stop) = dict(project.sources)[cut.path], cut.middle
+                name = f"{PROJECT_COMPLETION}/{project.name}/{cut.path}/{cut.function}"
+                yield Prompt(name, PROJECT_COMPLETION, text[cut.definition[0] : start], text[start:stop])
 
 
 def _humaneval(path: Path) -> Iterator[Prompt]:

@@ -344,7 +344,8 @@ def _sample(
     if not chosen:
         return None, "no_context_fits"
     ordered = _in_order(chosen, repository)
-    parts = (*_context_segments(document.origin.repository, ordered, path), *target.parts)
+    shown = [(snippet.path, snippet.text) for snippet in ordered]
+    parts = (*context_segments(document.origin.repository, shown, path), *target.parts)
     assert not target.hidden or all(target.hidden not in squeeze(snippet.text) for snippet in ordered)
     origins = (document.origin, *(repository.documents[snippet.path].origin for snippet in ordered))
     return Sample(f"{SET}/{target.level}/{document.id}", parts, origins, SET), ""
@@ -425,12 +426,13 @@ def _in_order(chosen: Sequence[Snippet], repository: Repository) -> list[Snippet
     return [by_path[path] for path in in_dependency_order(list(by_path)[::-1], repository.dependencies)]
 
 
-def _context_segments(repository: str, context: Sequence[Snippet], target: str) -> Iterator[Segment]:
+def context_segments(repository: str, files: Sequence[tuple[str, str]], target: str) -> Iterator[Segment]:
+    """Yield what stands before a target: the repository's name, each (path, text) of `files`, the target's path."""
     yield Segment("special", REPO_NAME)
     yield Segment("text", f"{repository}\n")
-    for snippet in context:
-        ending = "" if snippet.text.endswith("\n") else "\n"
+    for path, text in files:
+        ending = "" if text.endswith("\n") else "\n"
         yield Segment("special", FILE_SEP)
-        yield Segment("text", f"{snippet.path}\n{snippet.text}{ending}")
+        yield Segment("text", f"{path}\n{text}{ending}")
     yield Segment("special", FILE_SEP)
     yield Segment("text", f"{target}\n")

@@ -1,0 +1,1 @@
+"""A small markup language and its HTML."""
