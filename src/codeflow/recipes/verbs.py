@@ -85,6 +85,15 @@ _TABLE = (
         ("documents",),
     ),
     Verb(
+        "clean_web",
+        "documents",
+        "codeflow.transform.pipeline:run",
+        "codeflow.transform.clean_web:CleanWebConfig",
+        "Clean pages and code blocks of the web: `clean`, natural language, repetition, boilerplate, symbols.",
+        ("documents",),
+        example="natural_language.languages='[\"en\"]'",
+    ),
+    Verb(
         "dedup",
         "documents",
         "codeflow.transform.dedup:run",

@@ -1,0 +1,66 @@
+"""Which natural language a page is in: py3langid, a naive Bayes model over byte n-grams that comes with its package.
+
+It knows 140 languages and one class for text that is in none. It is asked about the prose only, and about samples
+from its beginning, middle and end, since its time grows with the text.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+from codeflow.core.errors import UserError
+from codeflow.core.languages import domain_of
+from codeflow.core.types import Document
+from codeflow.transform.operator import Drop, Operator, with_tags
+from codeflow.transform.web_text import prose_of
+
+_NO_LANGUAGE = "zxx"  # ISO 639: no linguistic content
+_N_PIECES = 3
+
+
+class IdentifyLanguage(Operator):
+    """Drop pages that are in no language, in an uncertain one, or in one that is not wanted.
+
+    Leaves the tag `natural_language_<ISO 639 code>` with the model's confidence. Documents that are not prose pass.
+    """
+
+    name: ClassVar[str] = "natural_language"
+    languages: tuple[str, ...] = ()  # ISO 639-1 codes, such as en; empty: all
+    min_confidence: float = 0.5  # ours: text in a language scores above, signs and names score below (docs/sources.md)
+    sample_characters: int = 1_500  # more hardly changes the verdict
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Return the document with its language, or the reason to drop it."""
+        if domain_of(document.language) != "general":
+            return document
+        code, confidence = identified(prose_of(document.text).text, self.sample_characters)
+        if code == _NO_LANGUAGE:
+            return Drop("no_language", f"{confidence:.2f}")
+        if confidence < self.min_confidence:
+            return Drop("language_unsure", f"{code} {confidence:.2f}")
+        if self.languages and code not in self.languages:
+            return Drop("other_language", f"{code} {confidence:.2f}")
+        return with_tags(document, {f"natural_language_{code}": round(confidence, 4)})
+
+
+def identified(text: str, sample_characters: int = 1_500) -> tuple[str, float]:
+    """Return (ISO 639 code, confidence 0..1) of a text's language. Raises UserError without the package."""
+    words = " ".join(text.split())
+    if len(words) > sample_characters:
+        piece = sample_characters // _N_PIECES
+        step = (len(words) - piece) // (_N_PIECES - 1)
+        words = " ".join(words[place : place + piece] for place in range(0, step * _N_PIECES, step))
+    if not words:
+        return _NO_LANGUAGE, 1.0
+    code, confidence = _identifier().classify(words)
+    return code, float(confidence)
+
+
+@functools.cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        raise UserError("identifying languages needs py3langid; pip install 'codeflow[web]'") from None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

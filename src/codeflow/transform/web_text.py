@@ -1,0 +1,291 @@
+"""Operators for text of web pages: noise lines out, repetition, boilerplate, symbols, lists.
+
+The rules are the published ones of C4 (Raffel et al. 2020), Gopher's MassiveText (Rae et al. 2021, appendix A) and
+FineWeb (Penedo et al. 2024), as fields with their numbers; where a number is ours, the field says so. They judge prose:
+code between fences and formulas between dollars are left out of every measurement, and documents that are not prose
+(code blocks) pass untouched.
+
+Not covered: C4's rule against curly brackets and its rule that lines end in punctuation (both lose pages with code),
+lists of bad words, rules that need a reference corpus.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from codeflow.core.languages import domain_of
+from codeflow.core.types import Document
+from codeflow.transform.operator import Drop, Operator, with_tags, with_text
+
+_FENCED = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_FORMULA = re.compile(r"\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,300}\$")
+_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_BULLETS = ("-", "•", "●", "*", "‣", "◦", "▪", "■", "▶", "·")  # Gopher's • and -; the others are ours
+_ENDS = (".", "!", "?", '"', "'", "”", "’", "»", ":", ";", ")", "…", "。", "！", "？", "」", "』", "،", "؟", "।")
+_STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}  # Gopher's
+_POLICY = re.compile(
+    r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies|\bjavascript\b.*\b(?:enabled?|"
+    r"disabled?|requires?|turn on|browser)\b|\b(?:enable|requires?|turn on) javascript\b",
+    re.IGNORECASE,
+)  # C4's phrases; "javascript" alone would take lines out of pages about it
+_NOISE = re.compile(
+    r"(?:share|tweet|pin it|print|e-?mail|reply|read more|continue reading|log ?in|sign ?(?:in|up|out)|register|"
+    r"subscribe|"
+    r"advertisements?|skip to (?:main )?content|back to top|previous|next|prev|menu|search|loading\.*|close|home|"
+    r"leave a (?:comment|reply)|follow us|show more|view all|click here|table of contents|edit this page|"
+    r"copy(?: link)?|"
+    r"(?:posted|published|updated|last modified)(?: on| by)?:? .{0,40}|\d+ (?:comments?|views?|likes?|shares?)|"
+    r"(?:copyright|©|\(c\)).{0,80}|.{0,60}all rights reserved\.?)[ .:!»›→|]*",
+    re.IGNORECASE,
+)
+_NOISE_CHARACTERS = 100  # a longer line says more than its noise
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A page's text without code and formulas, with the views that the rules share."""
+
+    text: str
+
+    @functools.cached_property
+    def lines(self) -> list[str]:
+        """Lines with something on them, stripped."""
+        return [line for line in map(str.strip, self.text.split("\n")) if line]
+
+    @functools.cached_property
+    def paragraphs(self) -> list[str]:
+        """Paragraphs, stripped."""
+        return [part for part in map(str.strip, re.split(r"\n{2,}", self.text)) if part]
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        """The text split at white space."""
+        return self.text.split()
+
+    @functools.cached_property
+    def is_unspaced(self) -> bool:
+        """Whether the text is mostly in a script that writes no spaces between words (Chinese, Japanese, Thai)."""
+        return len(_UNSPACED.findall(self.text)) > 0.3 * len(self.text)
+
+
+@functools.lru_cache(maxsize=2)  # the operators follow each other on one document
+def prose_of(text: str) -> Prose:
+    """Return the prose of a page."""
+    if "```" in text:
+        text = _FENCED.sub("", text)
+    return Prose(_FORMULA.sub(" x ", text) if "$" in text else text)
+
+
+class _WebOperator(Operator):
+    """Base: prose is judged, everything else passes."""
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Return the document, or the first reason against it with what was seen."""
+        if domain_of(document.language) != "general":
+            return document
+        for reason, value, bound in self.measured(prose_of(document.text), document):
+            if value > bound:
+                return Drop(reason, f"{value:.3f} above {bound:g}")
+        return document
+
+    def measured(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
+        """Yield (reason, value, largest value allowed)."""
+        raise NotImplementedError
+
+
+class WebLines(Operator):
+    """Take noise out line by line: policies and cookies (C4), buttons, counters, copyright lines (ours).
+
+    Lines in code stay. A page that loses most of its text is boilerplate. The tag "noise_lines" counts them.
+    """
+
+    name: ClassVar[str] = "web_lines"
+    noted: ClassVar[tuple[str, ...]] = ("noise_lines",)
+    max_removed_share: float = 0.5  # of the characters; ours
+    drop_lorem_ipsum: bool = True  # C4: placeholder text
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Return the document without noise lines, or the reason to drop it."""
+        if domain_of(document.language) != "general":
+            return document
+        if self.drop_lorem_ipsum and "lorem ipsum" in document.text.lower():
+            return Drop("lorem_ipsum")
+        kept: list[str] = []
+        n_removed = n_characters = 0
+        fence = ""
+        for line in document.text.split("\n"):
+            mark = re.match(r"`{3,}", line)
+            if mark and not fence:
+                fence = mark[0]
+            elif mark and mark[0] == fence and line.rstrip() == fence:
+                fence = ""
+            elif not fence and _is_noise(line.strip()):
+                n_removed += 1
+                n_characters += len(line)
+                continue
+            kept.append(line)
+        if not n_removed:
+            return document
+        if n_characters > self.max_removed_share * len(document.text):
+            return Drop("boilerplate", f"{n_characters} of {len(document.text)} characters")
+        text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n") if "```" not in document.text else "\n".join(kept)
+        return with_tags(with_text(document, text), {"noise_lines": float(n_removed)})
+
+
+def _is_noise(line: str) -> bool:
+    if not line or len(line) > _NOISE_CHARACTERS:
+        return bool(line) and len(line) < 3 * _NOISE_CHARACTERS and bool(_POLICY.search(line))
+    return bool(_NOISE.fullmatch(line.lstrip("-•* ")) or _POLICY.search(line))
+
+
+class WebRepetition(_WebOperator):
+    """Gopher's bounds on repetition: text that says the same again teaches to repeat, and is mostly machine-made."""
+
+    name: ClassVar[str] = "web_repetition"
+    max_duplicate_lines: float = 0.30
+    max_duplicate_paragraphs: float = 0.30
+    max_duplicate_line_characters: float = 0.20
+    max_duplicate_paragraph_characters: float = 0.20
+    max_top_n_gram: tuple[float, ...] = (0.20, 0.18, 0.16)  # characters in the most frequent 2-, 3- and 4-gram
+    max_duplicate_n_grams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # in repeated 5- to 10-grams
+
+    def measured(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
+        """Yield shares of lines, paragraphs and n-grams that repeat."""
+        n_characters = max(1, len(prose.text))
+        share, characters = _duplicates(prose.lines, n_characters)
+        yield "duplicate_lines", share, self.max_duplicate_lines
+        yield "duplicate_line_characters", characters, self.max_duplicate_line_characters
+        share, characters = _duplicates(prose.paragraphs, n_characters)
+        yield "duplicate_paragraphs", share, self.max_duplicate_paragraphs
+        yield "duplicate_paragraph_characters", characters, self.max_duplicate_paragraph_characters
+        if prose.is_unspaced:  # its words cannot be told apart by spaces
+            return
+        grams = _Grams(prose.words, n_characters)
+        for n, bound in enumerate(self.max_top_n_gram, 2):
+            yield f"top_{n}_gram", grams.top(n), bound
+        for n, bound in enumerate(self.max_duplicate_n_grams, 5):
+            yield f"duplicate_{n}_grams", grams.duplicated(n), bound
+
+
+def _duplicates(parts: list[str], n_characters: int) -> tuple[float, float]:
+    """Return the share of parts that were there before, and their characters' share of `n_characters`."""
+    n_repeated = len(parts) - len(set(parts))
+    if not n_repeated:
+        return 0.0, 0.0
+    repeated = sum((n - 1) * len(part) for part, n in Counter(parts).items())
+    return n_repeated / len(parts), repeated / n_characters
+
+
+class _Grams:
+    """Shares of a text's characters in frequent and in repeated word n-grams, by 64-bit hashes of the n-grams."""
+
+    def __init__(self, words: list[str], n_characters: int) -> None:
+        numbers: dict[str, int] = {}
+        ids = [numbers.setdefault(word, len(numbers) + 1) for word in words]
+        self._ids = np.array(ids, np.uint64) * _MULTIPLIER
+        self._ends = np.concatenate([[0], np.cumsum([len(word) for word in words], dtype=np.int64)])
+        self._n_characters = n_characters
+        self._n, self._hashes = 1, self._ids
+
+    def _of(self, n: int) -> np.ndarray:
+        """Return one hash per n-gram; n must not fall from call to call."""
+        while self._n < n:
+            longer = self._hashes[:-1] if len(self._hashes) else self._hashes
+            self._hashes = longer * _MULTIPLIER + self._ids[self._n :]
+            self._n += 1
+        return self._hashes
+
+    def top(self, n: int) -> float:
+        """Return the share of characters in the most frequent n-gram, 0 where none comes twice."""
+        hashes = self._of(n)
+        if not len(hashes):
+            return 0.0
+        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        best = int(np.argmax(counts))
+        if counts[best] < 2:
+            return 0.0
+        start = int(first[best])
+        n_characters = int(self._ends[start + n] - self._ends[start]) + n - 1
+        return n_characters * int(counts[best]) / self._n_characters
+
+    def duplicated(self, n: int) -> float:
+        """Return the share of characters of words in n-grams that were there before, each word once."""
+        hashes = self._of(n)
+        if not len(hashes):
+            return 0.0
+        _, first = np.unique(hashes, return_index=True)
+        repeated = np.ones(len(hashes) + n, np.int64)
+        repeated[first] = 0
+        repeated[len(hashes) :] = 0
+        if not repeated.any():
+            return 0.0
+        sums = np.cumsum(repeated)
+        sums[n:] -= sums[:-n].copy()
+        covered = sums[: len(hashes) + n - 1] > 0
+        return float(np.diff(self._ends)[covered].sum()) / self._n_characters
+
+
+class WebQuality(_WebOperator):
+    """Gopher's bounds on what prose looks like, FineWeb's on lines, and a bound of ours on signs."""
+
+    name: ClassVar[str] = "web_quality"
+    min_words: int = 50  # Gopher; code in the page counts, so that a short explanation of code stays
+    max_words: int = 100_000  # Gopher
+    min_mean_word_characters: float = 3.0  # Gopher
+    max_mean_word_characters: float = 10.0  # Gopher
+    max_symbols_per_word: float = 0.1  # Gopher: `#` and ellipses
+    max_bullet_lines: float = 0.9  # Gopher
+    max_ellipsis_lines: float = 0.3  # Gopher
+    min_alphabetic_words: float = 0.8  # Gopher: words with a letter
+    min_stop_words: int = 2  # Gopher, English only
+    min_punctuated_lines: float = 0.12  # FineWeb: lines that end in punctuation
+    max_short_lines: float = 0.67  # FineWeb: lines of at most `short_line_characters`
+    short_line_characters: int = 30  # FineWeb
+    max_sign_share: float = 0.35  # of visible characters that are no letters or digits; ours
+    min_prose_words: int = 20  # pages with less prose (all code) are judged by their number of words only; ours
+
+    def measured(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
+        """Yield what prose is bounded in; lower bounds are yielded as what is missing."""
+        words = prose.words
+        n_words = len(document.text.split()) if not prose.is_unspaced else len(document.text) // 2
+        yield "few_words", self.min_words - n_words, 0
+        yield "many_words", n_words, self.max_words
+        if len(words) < self.min_prose_words and not prose.is_unspaced:
+            return
+        n_lines = max(1, len(prose.lines))
+        yield "symbols", (prose.text.count("#") + _n_ellipses(prose.text)) / max(1, n_words), self.max_symbols_per_word
+        yield "bullet_lines", sum(line.startswith(_BULLETS) for line in prose.lines) / n_lines, self.max_bullet_lines
+        ellipses = sum(line.endswith(("...", "…")) for line in prose.lines) / n_lines
+        yield "ellipsis_lines", ellipses, self.max_ellipsis_lines
+        punctuated = sum(line.endswith(_ENDS) for line in prose.lines) / n_lines
+        yield "unpunctuated_lines", 1 - punctuated, 1 - self.min_punctuated_lines
+        short = sum(len(line) <= self.short_line_characters for line in prose.lines) / n_lines
+        if not prose.is_unspaced:
+            yield "short_lines", short, self.max_short_lines
+            yield from self._of_words(words, document)
+        visible = "".join(words)
+        signs = sum(not sign.isalnum() for sign in visible if sign > "\x20")
+        yield "signs", signs / max(1, len(visible)), self.max_sign_share
+
+    def _of_words(self, words: list[str], document: Document) -> Iterator[tuple[str, float, float]]:
+        mean = sum(map(len, words)) / max(1, len(words))
+        yield "short_words", self.min_mean_word_characters - mean, 0
+        yield "long_words", mean, self.max_mean_word_characters
+        alphabetic = sum(any(map(str.isalpha, word)) for word in words) / max(1, len(words))
+        yield "few_alphabetic_words", 1 - alphabetic, 1 - self.min_alphabetic_words
+        told = [tag for tag in document.tags if tag.startswith("natural_language_")]
+        if not told or told == ["natural_language_en"]:
+            n_stop_words = len(_STOP_WORDS.intersection(map(str.lower, words)))
+            yield "few_stop_words", self.min_stop_words - n_stop_words, 0
+
+
+def _n_ellipses(text: str) -> int:
+    return text.count("...") + text.count("…")
