@@ -6,6 +6,7 @@ inputs by the names of earlier stages. Its artifact is the folder `<run folder>/
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -206,6 +207,7 @@ class _Run:
             say(f"{self._label(number, stage)}: {'resuming' if step.action == 'resume' else step.reason}")
             if here:
                 self._finish(number, stage, *make(stage, self.folder, step.key))
+                _give_back_memory()  # this process stays beside all stages that follow
             else:
                 process = process_pool(1)
                 made = process.submit(make, stage, self.folder, step.key, os.getpid())
@@ -240,6 +242,16 @@ def make(stage: Stage, folder: Path, key: str, measured: int | None = None) -> t
     write_text(output / RUN, json.dumps(run, indent=2))
     assert not (output / BEGIN).exists(), f"{stage.run} did not seal {output}"
     return manifest, run
+
+
+def _give_back_memory() -> None:
+    """Give memory that this process has freed back to the system, as far as its libraries can."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 class _Meter:

@@ -217,8 +217,8 @@ def _sft(phase: str, mixture: dict[str, float], steps: int) -> TrainConfig:
 def _path(name: str, sft_steps: int, grpo_steps: int) -> PostPath:
     thinking = name == "thinking"
     rollout = RolloutConfig(thinking=thinking, max_new_tokens=80)
-    grpo = GrpoConfig(phase=f"rl_{name}", steps=grpo_steps, rollout=rollout, n_threads=1)
-    if thinking:  # answers are three times as long: fewer at once, for the memory of what runs beside
-        longer = rollout.model_copy(update={"max_new_tokens": 224, "generate_batch": 64})
-        grpo = grpo.model_copy(update={"rollout": longer, "micro_rows": 4})
+    if thinking:  # answers are three times as long: fewer at once
+        rollout = rollout.model_copy(update={"max_new_tokens": 224, "generate_batch": 64})
+    # Few rows at a time, for the memory of what runs beside.
+    grpo = GrpoConfig(phase=f"rl_{name}", steps=grpo_steps, rollout=rollout, micro_rows=4, n_threads=1)
     return PostPath(sft=_sft(f"sft_{name}", {name: 1.0}, sft_steps), grpo=grpo)

@@ -115,14 +115,14 @@ def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
     lengths = Lengths(
         mid_steps=30,
-        sft_steps=285,
-        grpo_steps=130,
-        more_sft_steps=500,
+        sft_steps=290,
+        grpo_steps=125,
+        more_sft_steps=480,
         thinking_sft_steps=160,
         thinking_grpo_steps=12,
         n_sft=14_000,
         n_rl=3_000,
-        n_heldout=800,
+        n_heldout=1_200,
         n_reasoning=3_300,
     )
     return _recipe("tiny", 40_000_000, (45, 130, 45), post_training(lengths))
@@ -173,7 +173,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTr
         pack=PackConfig(context_tokens=CONTEXT_TOKENS),
         train=_phases(*steps),
         post=post,
-        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, micro_tasks=_chat_tasks()),
+        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, documents_per_domain=24, micro_tasks=_chat_tasks()),
         report=ReportConfig(title=f"CodeFlow: the {name} recipe"),
     )
 
@@ -183,11 +183,11 @@ def _chat_tasks() -> MicroTaskScoresConfig:
     instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
     thinking = ("sft_thinking", "rl_thinking")
     return MicroTaskScoresConfig(
-        tasks=640,
+        tasks=1200,  # so many that intervals are narrow enough to tell what GRPO did
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
-        thinking_tasks=80,
+        thinking_tasks=48,
         rollout=RolloutConfig(max_new_tokens=80),
     )
 
