@@ -33,7 +33,7 @@ def made(folder: Path, commits: list[Commit], config: HistoryLabelsConfig) -> tu
     ],
 )
 def test_labels(age: int, fixed_soon: bool, reverted: bool, tests: int, label: float | None) -> None:
-    assert label_of(Outcome("id", "r", "a.py", "s", age, True, fixed_soon, reverted, tests), 200) == label
+    assert label_of(Outcome("id", "r", "a.py", "s", 9, age, True, fixed_soon, reverted, tests), 200) == label
 
 
 def test_labels_carry_the_text_of_their_version_and_the_counts_add_up(tmp_path: Path) -> None:
@@ -56,9 +56,21 @@ def test_balance_gives_each_repository_as_many_of_either_label(tmp_path: Path) -
         *(commit(n, "quiet", repository="s") for n in range(1, 8)),
     ]
     manifest, kept = made(tmp_path, [*history(), *other], CONFIG)
-    assert sorted(item.targets["survival"] for item in kept) == [0.0, 1.0]
+    assert {item.document.text: item.targets["survival"] for item in kept} == {"kept": 1.0, "bug 1": 0.0}
     assert manifest.metrics["labels"] == {"r": {"0": 1, "1": 1}}  # nothing in s was fixed
-    assert manifest.counts.dropped["not_drawn"] == 1 + 6
+    assert manifest.counts.dropped["not_drawn"] == 1 + 6  # "experiment" is an octave longer than "kept"
+
+
+def test_balance_takes_pairs_of_one_size_and_at_most_so_many_of_a_path(tmp_path: Path) -> None:
+    bad = [(f"b{n}.py", None, "x" * (60 if n < 3 else 200) + str(n)) for n in range(6)]
+    good = [(f"g{n}.py", None, "y" * (60 if n < 5 else 900) + str(n)) for n in range(6)]
+    fixes = commit(1, "fix it", *((path, text, f"z{path}") for path, _, text in bad))
+    commits = [commit(0, "begin", *bad, *good), fixes, *(commit(n, "quiet") for n in range(2, 9))]
+    _, kept = made(tmp_path, commits, CONFIG.model_copy(update={"survival_commits": 8}))
+    sizes = {label: sorted(len(i.document.text) for i in kept if i.targets["survival"] == label) for label in (0, 1)}
+    assert sizes == {0: [61, 61, 61], 1: [61, 61, 61]}
+    _, fewer = made(tmp_path / "few", commits, CONFIG.model_copy(update={"versions_per_repository": 2}))
+    assert sorted(item.targets["survival"] for item in fewer) == [0.0, 1.0]
 
 
 def test_small_and_generated_files_are_left_out(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.records import write_records
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
-from codeflow.transform.quality_labels import LabelledDocument, read_labels, split_by_repository
+from codeflow.transform.quality_labels import LabelledDocument, folds_by_repository, read_labels, side_of
 
 
 def labelled(text: str, source: str = "history", domain: str = "code", **targets: float) -> LabelledDocument:
@@ -18,24 +18,22 @@ def labelled(text: str, source: str = "history", domain: str = "code", **targets
     return LabelledDocument(Document(sha256_text(text), text, "Python", origin), source, domain, targets)
 
 
-@given(
-    st.lists(st.text(max_size=5), min_size=3, max_size=40, unique=True),
-    st.floats(0, 1),
-    st.floats(0, 1),
-    st.integers(0, 5),
-)
-def test_every_repository_is_on_one_side_and_no_side_is_empty(names, validation: float, test: float, seed: int) -> None:
-    sides = split_by_repository([*names, *names], validation, test, seed)
-    assert set(sides) == set(names)
-    assert set(sides.values()) == {"train", "validation", "test"}
-    assert sides == split_by_repository(reversed(names), validation, test, seed)
-
-
-def test_shares_are_of_repositories_and_two_repositories_are_refused() -> None:
-    sides = list(split_by_repository(map(str, range(20)), 0.1, 0.3, 0).values())
-    assert (sides.count("test"), sides.count("validation")) == (6, 2)
-    with pytest.raises(UserError, match="three or more"):
-        split_by_repository(["a", "b"], 0.2, 0.2, 0)
+@given(st.lists(st.text(max_size=5), min_size=3, max_size=40, unique=True), st.integers(3, 6), st.integers(0, 5))
+def test_no_repository_is_on_two_sides_and_no_side_is_empty(names: list[str], n_folds: int, seed: int) -> None:
+    if len(names) < n_folds:
+        with pytest.raises(UserError, match="lower n_folds"):
+            folds_by_repository(names, n_folds, seed)
+        return
+    folds = folds_by_repository([*names, *names], n_folds, seed)
+    assert folds == folds_by_repository(reversed(names), n_folds, seed)
+    assert set(folds) == set(names)
+    sizes = [list(folds.values()).count(fold) for fold in range(n_folds)]
+    assert max(sizes) - min(sizes) <= 1
+    for tested in range(n_folds):
+        sides = {name: side_of(fold, tested, n_folds) for name, fold in folds.items()}
+        assert set(sides.values()) == {"train", "validation", "test"}
+    times = [sum(side_of(folds[name], tested, n_folds) == "test" for tested in range(n_folds)) for name in names]
+    assert set(times) == {1}  # each is tested once
 
 
 def test_one_source_one_domain_one_target_each_text_once(tmp_path: Path) -> None:

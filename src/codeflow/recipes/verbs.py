@@ -185,6 +185,23 @@ _TABLE = (
         ("commits",),
     ),
     Verb(
+        "classifier",
+        "classifier",
+        "codeflow.train.classifier:run",
+        "codeflow.train.classifier_config:ClassifierConfig",
+        "Train quality proxies on labels and compare them with fastText, by repository, with intervals.",
+        ("labels", "tokenizer"),
+        ("*",),
+    ),
+    Verb(
+        "score",
+        "documents",
+        "codeflow.transform.quality_scores:run",
+        "codeflow.transform.quality_scores:ScoreConfig",
+        "Tag documents with the score of a trained quality proxy.",
+        ("documents", "classifier"),
+    ),
+    Verb(
         "fold",
         "checkpoint",
         "codeflow.train.fold:run",

@@ -58,23 +58,17 @@ def read_labels(folders: Sequence[Path], domain: str, target: str) -> tuple[list
     return [found[key] for key in sorted(found)], sources.pop()
 
 
-def split_by_repository(
-    repositories: Iterable[str], validation_share: float, test_share: float, seed: int
-) -> dict[str, Side]:
-    """Return the side of each repository; the shares are of repositories, at least one each.
+def folds_by_repository(repositories: Iterable[str], n_folds: int, seed: int) -> dict[str, int]:
+    """Return the fold 0 .. n_folds - 1 of each repository, as equal in number of repositories as can be.
 
-    The order is that of a hash of (seed, name), so another repository moves others over a border at most.
-    Raises UserError for fewer than three repositories.
+    The order is that of a hash of (seed, name). Raises UserError for fewer repositories than folds.
     """
     names = sorted(set(repositories), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).hexdigest())
-    if len(names) < 3:
-        raise UserError(
-            f"labels of {len(names)} repositories cannot be split by repository into train, validation and test; "
-            "give labels of three or more"
-        )
-    n_test = min(max(1, round(test_share * len(names))), len(names) - 2)
-    n_validation = min(max(1, round(validation_share * len(names))), len(names) - n_test - 1)
-    sides: dict[str, Side] = dict.fromkeys(names, "train")
-    sides.update(dict.fromkeys(names[:n_test], "test"))
-    sides.update(dict.fromkeys(names[n_test : n_test + n_validation], "validation"))
-    return sides
+    if len(names) < n_folds:
+        raise UserError(f"labels of {len(names)} repositories make no {n_folds} folds; give more, or lower n_folds")
+    return {name: number % n_folds for number, name in enumerate(names)}
+
+
+def side_of(fold: int, tested: int, n_folds: int) -> Side:
+    """Return what a repository's fold is for while fold `tested` is tested: the next one validates, the rest trains."""
+    return "test" if fold == tested else "validation" if fold == (tested + 1) % n_folds else "train"

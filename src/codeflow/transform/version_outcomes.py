@@ -35,6 +35,7 @@ class Outcome:
     repository: str
     path: str
     sha: str  # of the commit that wrote it
+    n_bytes: int
     survived_commits: int
     ended: bool  # False: the version still stands at the last commit
     fixed_soon: bool
@@ -49,6 +50,7 @@ class _Version:
     written_path: str
     number: int  # of its commit within the project
     before_id: str  # of the text that it replaced, "" for a new file
+    n_bytes: int
     defined: frozenset[str]
     n_tests_gained: int = 0
 
@@ -95,8 +97,9 @@ class _Project:
             yield self._outcome(version, True, soon, back)
         if change.after is not None and is_subject(change.path):
             before_id = version.document_id if version else ""
+            n_bytes = len(change.after.encode("utf-8", "surrogatepass"))
             defined = frozenset(_DEFINED.findall(change.after))
-            self._add(change.path, _Version(after_id, sha, change.path, self.number, before_id, defined))
+            self._add(change.path, _Version(after_id, sha, change.path, self.number, before_id, n_bytes, defined))
 
     def _tests(self, words: set[str]) -> None:
         new = words - self.tested
@@ -125,7 +128,7 @@ class _Project:
 
     def _outcome(self, version: _Version, ended: bool, soon: bool, back: bool) -> Outcome:
         age = self.number - version.number
-        where = (version.document_id, self.repository, version.written_path, version.sha)
+        where = (version.document_id, self.repository, version.written_path, version.sha, version.n_bytes)
         return Outcome(*where, age, ended, soon, back, version.n_tests_gained)
 
 
