@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -92,13 +93,16 @@ def sweep(
     ] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="Print what would run and why, then stop.")] = False,
 ) -> None:
-    """Train a grid of tiny models on local files and fit their law: the recipe `scaling`.
+    """Train a grid of tiny models on local files, fit their law, plan a mixture and test it: the recipe `scaling`.
+
+    With another grid, set the size and budget of the plan and of its test too (`mixture_plan.n_tokens`,
+    `uniform.steps`).
 
     Examples:
 
         codeflow scaling sweep
 
-        codeflow scaling sweep -o runs/mine --repos ~/src/project sweep.workers=2 'sweep.tokens=[50000, 200000]'
+        codeflow scaling sweep -o runs/mine --repos ~/src/project sweep.workers=2 sweep.seed=1
 
         codeflow scaling sweep --plan
     """
@@ -107,7 +111,8 @@ def sweep(
     wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()))
     runner.run_recipe("scaling", output, wanted, only_plan)
     if not only_plan:
-        print(((output or Path("runs/scaling")) / "law" / "summary.txt").read_text().rstrip())
+        folder = output or Path("runs/scaling")
+        print(*((folder / name / "summary.txt").read_text().rstrip() for name in ("law", "mixture_plan")), sep="\n")
 
 
 @app.command()
@@ -125,6 +130,11 @@ def published() -> None:
     for name in preset.predictability():
         numbers = f"{preset.ALPHA_N[name]:>8.3f}{preset.ALPHA_D[name]:>8.3f}{preset.L_INF[name]:>8.3f}"
         print(f"{name:<12}{numbers}{100 * shares[name]:>9.1f}")
+    found = preset.synergy()
+    print("\ngain of the row's language in % of its loss where the column's is mixed in")
+    print(f"{'':<12}" + "".join(f"{name:>12}" for name in found.languages))
+    for target, row in zip(found.languages, found.gain_percent(), strict=True):
+        print(f"{target:<12}" + "".join(f"{'' if math.isnan(value) else f'{value:+.2f}':>12}" for value in row))
     for warning in preset.WARNINGS:
         print(f"! {warning}")
 
