@@ -174,10 +174,9 @@ def _gain_remarks(interval: Spread | None) -> list[str]:
     if interval is None:
         return ["the resampled fits give no finite losses at this size: it lies too far from the runs"]
     low, high = interval.gain
-    kind = "told from none" if low > 0 else "not told from none"
     return [
-        f"gain over uniform shares: {low:.4f} to {high:.4f} of the loss in {100 * interval.confidence:.0f} % of "
-        f"{interval.n_fits} resampled fits, {kind}"
+        f"gain over uniform shares: {low:.4f} to {high:.4f} nats per token in {100 * interval.confidence:.0f} % of "
+        f"{interval.n_fits} resampled fits, {'more than' if low > 0 else 'within'} their noise"
     ]
 
 
