@@ -13,11 +13,12 @@ from codeflow.parallel.mesh import world
 @pytest.mark.parametrize(
     ("config", "n_ranks", "sizes"),
     [
-        (MeshConfig(), 1, (1, 1, 1)),
-        (MeshConfig(), 4, (1, 4, 1)),
-        (MeshConfig(data=2), 4, (2, 2, 1)),
-        (MeshConfig(data=2, shard=1), 2, (2, 1, 1)),
-        (MeshConfig(context=2), 4, (1, 2, 2)),
+        (MeshConfig(), 1, (1, 1, 1, 1)),
+        (MeshConfig(), 4, (1, 4, 1, 1)),
+        (MeshConfig(data=2), 4, (2, 2, 1, 1)),
+        (MeshConfig(data=2, shard=1), 2, (2, 1, 1, 1)),
+        (MeshConfig(context=2), 4, (1, 2, 2, 1)),
+        (MeshConfig(context=2, tensor=2), 4, (1, 1, 2, 2)),
     ],
 )
 def test_sizes(config: MeshConfig, n_ranks: int, sizes: tuple[int, ...]) -> None:
@@ -29,7 +30,7 @@ def test_sizes(config: MeshConfig, n_ranks: int, sizes: tuple[int, ...]) -> None
     [(MeshConfig(data=3), 4), (MeshConfig(data=2), 1), (MeshConfig(shard=2), 4), (MeshConfig(context=3), 4)],
 )
 def test_sizes_that_do_not_multiply_up_are_refused(config: MeshConfig, n_ranks: int) -> None:
-    with pytest.raises(UserError, match=f"{n_ranks} are running; start torchrun with"):
+    with pytest.raises(UserError, match=f"{n_ranks} are running; start so many"):
         config.sizes(n_ranks)
 
 

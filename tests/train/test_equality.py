@@ -10,10 +10,11 @@ import torch
 from tests.ranks import run_ranks
 from tests.train.equality import Case, differences, train_all
 
-CONTEXT = {"context": 2}
+CONTEXT, TENSOR = {"context": 2}, {"tensor": 2}
 QUICK = [
     Case("context", CONTEXT),
     Case("context_fp64", CONTEXT, loops=3, dtype=torch.float64),
+    Case("tensor", TENSOR, loss={"z_loss": 1e-3}),
 ]
 CASES = {
     2: [
@@ -27,6 +28,11 @@ CASES = {
         Case("context_recomputed", CONTEXT, loss={"checkpoint_blocks": True}, micro_rows=1),
         Case("context_strict", CONTEXT, window=1, model={"research": {"strict_local_mask": True}}),
         Case("context_tied", {"context": 2, "regather": False}, model={"tie_word_embeddings": True}),
+        Case("tensor_dense", TENSOR, loops=1),
+        Case("tensor_fp64", TENSOR, loops=3, dtype=torch.float64, loss={"z_loss": 1e-3}),
+        Case("tensor_tied", {"tensor": 2, "regather": False}, model={"tie_word_embeddings": True}, micro_rows=2),
+        Case("tensor_recomputed", TENSOR, loss={"checkpoint_blocks": True}),
+        Case("tensor_gates", TENSOR, model={"research": {"gate_input": "hidden", "gate_per_element": True}}),
     ],
     4: [
         Case("shard", {}),
@@ -35,6 +41,10 @@ CASES = {
         Case("context_fp64", {"context": 4}, loops=3, dtype=torch.float64),
         Case("shard_context", CONTEXT, loops=3),
         Case("shard_context_once", {"context": 2, "regather": False, "context_keys": "gather"}),
+        Case("shard_tensor", TENSOR, loops=3),
+        Case("data_tensor", {"data": 2, "tensor": 2}),
+        Case("context_tensor", {"context": 2, "tensor": 2}, loops=3),
+        Case("context_tensor_fp64", {"context": 2, "tensor": 2, "regather": False}, dtype=torch.float64),
         Case("data_context", {"data": 2, "context": 2}, loss={"checkpoint_blocks": True, "z_loss": 1e-3}),
     ],
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
-import traceback
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from codeflow.parallel import checkpoint
 from codeflow.parallel.config import MeshConfig
 from codeflow.train import pretrain
 from codeflow.train.config import TrainConfig
+from tests.ranks import run_ranks
 
 N_RANKS = 2
 CASES: dict[str, dict[str, Any]] = {
@@ -25,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "shard_bf16": {"precision": "bf16"},
     "shard_accumulated": {"precision": "fp32", "micro_rows": 1},
     "replicated_fp32": {"precision": "fp32", "mesh": {"data": 2, "shard": 1}},
+    "context_fp32": {"precision": "fp32", "mesh": {"context": 2}, "loop_norms_every_steps": 2},
+    "tensor_fp32": {"precision": "fp32", "mesh": {"tensor": 2}, "loop_norms_every_steps": 2},
 }
 
 
@@ -41,20 +45,13 @@ def config_of(model: Any, case: str) -> TrainConfig:
     )
 
 
-def _rank(rank: int, folder: Path, inputs: dict[str, Path], model: Any) -> None:
-    try:
-        store = dist.FileStore(str(folder / "store"), N_RANKS)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS)
-        for case in CASES:
-            config, output = config_of(model, case), folder / case
-            if rank == 0:
-                begin(output, "checkpoint", config, {}, "key")
-            dist.barrier()
-            pretrain.run(config, inputs, output)
-        dist.destroy_process_group()
-    except BaseException:
-        (folder / f"failure_of_rank_{rank}").write_text(traceback.format_exc())
-        os._exit(1)
+def _train(folder: Path, inputs: dict[str, Path], model: Any) -> None:
+    for case in CASES:
+        config, output = config_of(model, case), folder / case
+        if dist.get_rank() == 0:
+            begin(output, "checkpoint", config, {}, "key")
+        dist.barrier()
+        pretrain.run(config, inputs, output)
 
 
 def losses(output: Path) -> list[float]:
@@ -64,15 +61,7 @@ def losses(output: Path) -> list[float]:
 @pytest.mark.slow
 def test_two_processes_train_as_one(golden: ModuleType, inputs: dict[str, Path], tmp_path: Path) -> None:
     model = golden.tiny_model()
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(r, tmp_path, inputs, model)) for r in range(N_RANKS)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(300)
-    failures = [path.read_text() for path in tmp_path.glob("failure_of_rank_*")]
-    assert not failures, failures[0]
-    assert [process.exitcode for process in ranks] == [0, 0]
+    run_ranks(N_RANKS, tmp_path, _train, tmp_path, inputs, model)
     for case in CASES:
         tolerance = 2e-3 if "bf16" in case else 1e-5
         config = config_of(model, case).model_copy(update={"mesh": MeshConfig()})
@@ -95,3 +84,30 @@ def _child(parent: Path, case: str, inputs: dict[str, Path]) -> list[float]:
     begin(output, "checkpoint", config, {}, "key")
     pretrain.run(config, {**inputs, "parent": parent}, output)
     return losses(output)
+
+
+@pytest.mark.slow
+def test_a_phase_starts_the_processes_that_its_mesh_asks_for(
+    golden: ModuleType, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """By itself and under torchrun: both resume what a first process has begun, and reuse what is finished."""
+    config = config_of(golden.tiny_model(), "context_fp32")
+    begin(tmp_path / "launched", "checkpoint", config, {}, "key")
+    pretrain.run(config, inputs, tmp_path / "launched")
+    overrides = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in config.model_dump(mode="json").items()
+        if value != TrainConfig().model_dump(mode="json")[name]
+    ]
+    wired = [text for name, path in inputs.items() for text in ("-i", f"{name}={path}")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "codeflow", "train"]
+    for said in ("run", "reuse"):
+        done = subprocess.run(
+            [*torchrun, str(tmp_path / "torchrun"), *wired, *overrides],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"torchrun: {said}" in done.stdout + done.stderr
+    assert losses(tmp_path / "torchrun") == losses(tmp_path / "launched")

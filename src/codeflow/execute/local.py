@@ -113,11 +113,12 @@ def _one_round(
 def process_pool(workers: int) -> Executor:
     """Return a pool of fresh processes that die with this one and leave Ctrl-C to it."""
     return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(os.getpid(),)
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)
     )
 
 
-def _prepare_worker(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """Let this process, a child of `parent`, die with it and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before the call above took hold

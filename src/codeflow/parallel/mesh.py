@@ -32,12 +32,25 @@ class World:
     @property
     def n_readers(self) -> int:
         """How many groups of processes read rows of their own."""
-        return self.n_ranks // self.mesh["context"].size()
+        return self.mesh["data"].size() * self.mesh["shard"].size()
 
     @property
     def reader(self) -> int:
         """Which of these groups this process belongs to."""
-        return self.rank // self.mesh["context"].size()
+        return self.rank // (self.n_ranks // self.n_readers)  # the other axes are the inner ones
+
+    def sum_all(self, *values: float) -> list[float]:
+        """Return each value summed over all processes, in double precision: hidden states are nowhere the same."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def sum_contributions(self, x: Tensor) -> Tensor:
+        """Add to x, in place, those of the processes that hold different tokens and the same part of the matrices."""
+        for axis in ("data", "shard", "context"):
+            if self.mesh[axis].size() > 1:
+                dist.all_reduce(x, group=self.mesh[axis].get_group())
+        return x
 
     def own_part(self, x: Tensor) -> Tensor:
         """Return this process's positions of x (B, T, ...), whose rows its group shares.
@@ -52,10 +65,12 @@ class World:
         dist.barrier()
 
     def sum(self, *values: float) -> list[float]:
-        """Return each value summed over all processes, in double precision."""
-        total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
-        return total.tolist()
+        """Return each value summed over all processes that hold different tokens, in double precision.
+
+        Of the processes that share matrices, which hold the same, the first counts.
+        """
+        counts = self.mesh["tensor"].get_local_rank() == 0
+        return self.sum_all(*(value if counts else 0.0 for value in values))
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Placing a model on the mesh, in one order; afterwards the training step is the same for any number of processes.
 
-1. context: where processes share rows, attention becomes a ring over them (`parallel.context`).
-2. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
+1. tensor: where processes share matrices, each keeps its part and computes with it (`parallel.tensor`).
+2. context: where processes share rows, attention becomes a ring over them (`parallel.context`).
+3. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
    "context" (and "data", which holds copies). Its fp32 shards are the masters; FSDP2 casts them to the working
    precision when it gathers them and reduces gradients in fp32.
-3. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
+4. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
    the working precision, beside fp32 masters; gradients are summed into the masters' fp32 gradients.
 
 Either way the optimizer sees `masters` with fp32 gradients, `collect` runs after every backward pass and `publish`
@@ -25,6 +26,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.context import share_rows
+from codeflow.parallel.tensor import split_matrices
 
 
 class Placed(Protocol):
@@ -56,6 +58,8 @@ def place(
     count. Raises UserError for a model that cannot be placed so.
     """
     config = config or MeshConfig()
+    if mesh["tensor"].size() > 1:
+        split_matrices(model, mesh["tensor"])
     if mesh["context"].size() > 1:
         share_rows(model, mesh["context"].get_group(), config.context_keys == "gather")
     if mesh.size() > 1:
@@ -70,8 +74,7 @@ class _Sharded:
     ) -> None:
         wide = torch.promote_types(precision, torch.float32)
         policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=wide, cast_forward_inputs=False)
-        shards = mesh["shard", "context"]._flatten("parts_of_parameters")
-        axes = mesh["data", "parts_of_parameters"] if mesh["data"].size() > 1 else shards
+        axes = _sharding_axes(mesh)
         self._kept: list[FSDPModule] = []  # gathered from their first use in a step to the update
         for module in units:
             unit = fully_shard(module, mesh=axes, mp_policy=policy, reshard_after_forward=regather)
@@ -88,6 +91,14 @@ class _Sharded:
     def publish(self) -> None:
         for unit in self._kept:  # else FSDP2 gathers, and casts, before each use
             unit.reshard()
+
+
+def _sharding_axes(mesh: DeviceMesh) -> DeviceMesh:
+    """Return the axis that parameters are cut along, behind "data" if there are copies."""
+    if mesh["context"].size() == 1:
+        return mesh["data", "shard"] if mesh["data"].size() > 1 else mesh["shard"]
+    both = mesh["shard", "context"]._flatten("parts")
+    return mesh["data", "parts"] if mesh["data"].size() > 1 else both
 
 
 class _Whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import codeflow
 from codeflow.core.config import apply_overrides
-from codeflow.core.errors import UserError, suggest
+from codeflow.core.errors import InfrastructureError, UserError, suggest
 from codeflow.core.manifest import read_manifest
 from codeflow.core.progress import console, say
 from codeflow.core.storage import folder_lock
 from codeflow.execute.chain import Stage, compare, make, plan, resolve, run_chain, stage_key
 from codeflow.recipes.verbs import Verb
+
+_PATIENCE_SECONDS = 600  # of torchrun's later processes for the first one
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def own_checkout() -> str:
 
 def run_recipe(name: str, output: Path | None, wanted: Wanted, only_plan: bool = False) -> None:
     """Run or plan a recipe. Raises UserError for an unknown recipe, a bad override or an unusable folder."""
+    if _torchrun_processes() > 1:
+        raise UserError(
+            "a recipe runs in one process, and its training phases start those that their mesh asks for; "
+            "start it without torchrun"
+        )
     known = recipes()
     if name not in known:
         raise UserError(f"no recipe '{name}'{suggest(name, known)}")
@@ -86,6 +94,11 @@ def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequenc
     config = apply_overrides(resolve(verb.config)(), overrides)
     stage = verb.stage(config, {name: str(path.resolve()) for name, path in wired.items()}, output.name)
     folder = output.parent
+    if _torchrun_processes() > 1 and not verb.processes:
+        raise UserError(f"'{verb.name}' runs in one process; start it without torchrun")
+    if _torchrun_processes() > 1 and os.environ["RANK"] != "0":
+        _follow(stage, folder, output)
+        return
     with folder_lock(folder):
         step = compare(stage, output, stage_key(stage, folder))
         say(f"{stage.name}: {step.action} ({step.reason})")
@@ -93,6 +106,24 @@ def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequenc
             make(stage, folder, step.key)
     counts = read_manifest(output).counts
     say(f"{stage.name}: kept {counts.kept:,} of {counts.read:,}; see `codeflow show {output}`")
+
+
+def _torchrun_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _follow(stage: Stage, folder: Path, output: Path) -> None:
+    """Work as one of torchrun's later processes: the first holds the folder's lock and prepares the artifact."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while (step := compare(stage, output, stage_key(stage, folder))).action == "run":
+        if time.monotonic() > deadline:
+            raise InfrastructureError(
+                f"{output} was not begun by the first process within {_PATIENCE_SECONDS} s; is it on a shared disk?"
+            )
+        time.sleep(0.1)
+    if step.action == "resume":
+        inputs = {argument: folder / source for argument, source in stage.inputs.items()}
+        resolve(stage.run)(stage.config, inputs, output)
 
 
 def _wire(verb: Verb, inputs: Sequence[str]) -> dict[str, Path]:

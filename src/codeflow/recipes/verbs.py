@@ -26,6 +26,7 @@ class Verb:
     optional_inputs: tuple[str, ...] = ()
     world: str = ""
     example: str = ""  # overrides that the example in the verb's help shows
+    processes: bool = False  # may run on many, under torchrun
 
     def stage(
         self,
@@ -167,6 +168,7 @@ _TABLE = (
         "Train one phase: general, code, annealing.",
         ("tokens", "tokenizer"),
         ("parent", "mixture"),
+        processes=True,
     ),
     Verb(
         "annotate",

@@ -80,7 +80,7 @@ class TrainConfig(Config):
     validation_every_steps: int | None = Field(default=None, ge=1)  # None: at start and end only
     checkpoint_every_steps: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)  # checkpoints that stay on disk while training
-    n_threads: int | None = Field(default=None, ge=1)  # None: the cores that this process may use
+    n_threads: int | None = Field(default=None, ge=1)  # None: this process's part of the cores
     mesh: MeshConfig = MeshConfig()
     seed: int = Field(default=0, ge=0)
 

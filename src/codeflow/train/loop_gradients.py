@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from codeflow.parallel.mesh import World
-from codeflow.parallel.place import laid_out_like, total_norm
+from codeflow.parallel.place import laid_out_like, total_norm, whole
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,14 @@ class LoopGradients:
             for name, contribution in zip(shared, part, strict=True):
                 master = masters[name]
                 master.grad = contribution if master.grad is None else master.grad.add_(contribution)
-        squares = world.sum(*self._squares)
+        squares = world.sum_all(*self._squares)
         self._clear()
         return LoopReport(norms, tuple(square**0.5 for square in squares), factors)
 
 
 def _reduced(contribution: Tensor, master: Tensor, world: World) -> Tensor:
     """Return the sum over all processes in the layout of `master`."""
-    if world.n_ranks > 1:
-        dist.all_reduce(contribution)
-    return laid_out_like(contribution, master)
+    return laid_out_like(world.sum_contributions(whole(contribution)), master)
 
 
 class _Divert(torch.autograd.Function):

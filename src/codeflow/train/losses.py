@@ -5,12 +5,14 @@ Legend: N tokens, C hidden size, V vocabulary, R rows of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
@@ -98,11 +100,14 @@ def cross_entropy(
 ) -> Tensor:
     """Return the weighted sum of -log softmax(hidden @ head.T)[target] + z_loss * logsumexp**2 in fp32 (fp64 for fp64).
 
-    hidden (..., C), head (V, C), targets and weights (...). Gradients for hidden and head are made in the forward pass,
+    hidden (..., C), head (V, C), targets and weights (...). A head that is a DTensor is cut by words over processes
+    that call this with equal arguments beside it. Gradients for hidden and head are made in the forward pass,
     a chunk at a time: peak memory is chunk_rows * V logits in the model's dtype, and one fp32 copy of the head.
     """
+    group = head.device_mesh.get_group() if isinstance(head, DTensor) else None
+    part = head.to_local() if isinstance(head, DTensor) else head
     loss = _ChunkedCrossEntropy.apply(
-        hidden.flatten(0, -2), head, targets.flatten(), weights.flatten(), z_loss, chunk_rows
+        hidden.flatten(0, -2), part, targets.flatten(), weights.flatten(), z_loss, chunk_rows, group
     )
     assert isinstance(loss, Tensor)
     return loss
@@ -111,7 +116,14 @@ def cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float, chunk_rows: int
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        z_loss: float,
+        chunk_rows: int,
+        group: dist.ProcessGroup | None,
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         kept = weights.nonzero().flatten()
@@ -122,11 +134,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for rows in kept.split(chunk_rows):
             h = hidden[rows]
             logits = h @ head.T
-            total += _into_gradient(logits, targets[rows], weights[rows].to(wide), z_loss)
+            row_weights = weights[rows].to(wide)
+            if group is None:
+                total += _into_gradient(logits, targets[rows], row_weights, z_loss)
+            else:
+                places = targets[rows] - group.rank() * len(head)
+                total += _into_gradient_of_part(logits, places, row_weights, z_loss, group)
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[rows] = logits @ head
                 grad_head += logits.T @ h
         if grad_hidden is not None and grad_head is not None:
+            if group is not None:
+                dist.all_reduce(grad_hidden, group=group)
             ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
         return total
 
@@ -134,7 +153,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         (upstream,) = gradients
-        return grad_hidden * upstream, grad_head * upstream, None, None, None, None
+        return grad_hidden * upstream, grad_head * upstream, None, None, None, None, None
 
 
 def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
@@ -163,3 +182,36 @@ def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: flo
         gradient.scatter_add_(1, index, -weight)
         block.copy_(gradient)
     return total
+
+
+def _into_gradient_of_part(
+    logits: Tensor, places: Tensor, weights: Tensor, z_loss: float, group: dist.ProcessGroup
+) -> Tensor:
+    """Do as `_into_gradient` for the words (R, V / n) of this process; `places` are targets counted from its first.
+
+    The sums over the vocabulary run over the group; the loss returned is the same on all of it.
+    """
+    blocks = logits.split(_BLOCK_ROWS)
+    top = logits.amax(-1).to(weights.dtype)
+    dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
+    here = (places >= 0) & (places < logits.shape[1])
+    index = places.masked_fill(~here, 0)[:, None]
+    chosen = logits.gather(1, index).squeeze(1).to(weights.dtype).sub_(top).masked_fill_(~here, 0)
+    parts = [(block.to(weights.dtype) - high[:, None]).exp_().sum(-1) for block, high in _with(blocks, top)]
+    sums = torch.stack([torch.cat(parts), chosen])
+    dist.all_reduce(sums, group=group)
+    log_total, chosen = sums[0].log(), sums[1]
+    losses, log_z = log_total - chosen, log_total + top
+    scale = weights
+    if z_loss:
+        losses = losses + z_loss * log_z**2
+        scale = weights * (1 + 2 * z_loss * log_z)
+    for block, shift, factor, place, weight in _with(blocks, log_z, scale, index, -weights * here):
+        gradient = (block.to(weights.dtype) - shift[:, None]).exp_().mul_(factor[:, None])
+        block.copy_(gradient.scatter_add_(1, place, weight[:, None]))
+    return (losses * weights).sum()
+
+
+def _with(blocks: tuple[Tensor, ...], *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Return each block of rows with its part of what there is per row."""
+    return zip(blocks, *(x.split(_BLOCK_ROWS) for x in rows), strict=True)

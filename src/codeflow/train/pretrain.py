@@ -5,7 +5,8 @@
         state/           masters, optimizer state, step: what a child phase goes on from
         metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
 
-Works alone or under torchrun (every process calls `run`). A run that was killed goes on from its last good checkpoint
+Works alone or under torchrun (every process calls `run`); where the mesh asks for more processes and torchrun has not
+started them, `run` does. A run that was killed goes on from its last good checkpoint
 and gives the same losses and the same bytes as an undisturbed one with equal threads and processes.
 """
 
@@ -28,11 +29,11 @@ from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.core.progress import say
 from codeflow.core.storage import remove_tree
-from codeflow.execute.local import default_workers
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
 from codeflow.parallel.checkpoint import Complete
+from codeflow.parallel.launch import cores_per_process, launch, must_launch
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place, whole
 from codeflow.tokens.mixture import read_plan, with_plan
@@ -78,6 +79,9 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
     Raises UserError for a mixture, model or parent that does not fit the tokens, InfrastructureError when more than
     `max_skips` updates in a row were not finite.
     """
+    if must_launch(config.mesh):
+        launch(config.mesh, run, config, inputs, output)
+        return read_manifest(output)
     with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
         wanted = with_plan(config.mixture, read_plan(inputs["mixture"])) if "mixture" in inputs else config.mixture
         mixture = without_absent(wanted, config.optional_sets, inputs["tokens"])
@@ -124,9 +128,9 @@ def _check_fit(model: ModelConfig, rows: TrainingRows, inputs: Mapping[str, Path
 
 @contextmanager
 def threads(n_threads: int | None) -> Iterator[None]:
-    """Compute with so many threads while the block runs; None: one for each core that this process may use."""
+    """Compute with so many threads while the block runs; None: one for each core that is this process's."""
     before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or default_workers())
+    torch.set_num_threads(n_threads or cores_per_process())
     try:
         yield
     finally:
@@ -220,7 +224,7 @@ class _Phase:
 
     def _monitor(self) -> Monitor | None:
         peak = measured_peak_flops(self.dtype)
-        (peak,) = self.here.sum(peak)
+        (peak,) = self.here.sum_all(peak)
         if not self.here.is_first:
             return None
         flops = training_flops_per_token(self.origin.model, self.rows.plan.context_tokens)

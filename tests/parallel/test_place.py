@@ -1,0 +1,78 @@
+"""What a process holds on a mesh, and models that fit no mesh. The other processes are torch's fake ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from codeflow.core.errors import UserError
+from codeflow.model.config import ModelConfig
+from codeflow.model.looped import LoopCoder
+from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.mesh import world
+from codeflow.parallel.place import Placed, place
+from codeflow.parallel.plan import Layout, PlanConfig, memory
+from codeflow.train.losses import NextToken, Objective
+from tests.parallel.measure import local_bytes
+
+N_RANKS = 8
+SHAPE = ModelConfig(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=192,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=8,
+    head_dim=8,
+    max_position_embeddings=64,
+    loop_num=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def fake_world() -> Iterator[None]:
+    """Eight ranks of which this process is the first; what they would send is nowhere."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=N_RANKS)
+    yield
+    dist.destroy_process_group()
+
+
+def placed(config: MeshConfig, **changes: Any) -> Placed:
+    with world(config) as here:
+        model = LoopCoder(ModelConfig.model_validate({**SHAPE.model_dump(), **changes}))
+        objective = Objective(model, NextToken())
+        return place(model, objective, model.layers, here.mesh, torch.float32, config)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{}, {"data": 2}, {"context": 4}, {"tensor": 8}, {"context": 2, "tensor": 2}, {"data": 2, "tensor": 4}],
+    ids=str,
+)
+def test_memory_falls_as_planned(axes: dict[str, int]) -> None:
+    config = MeshConfig.model_validate(axes)
+    data, shard, context, tensor = config.sizes(N_RANKS)
+    layout = Layout(data=data, fsdp=shard, cp=context, tp=tensor)
+    plan = PlanConfig(model=SHAPE, gpus=N_RANKS, layout=layout, context_tokens=64)
+    (planned,) = (part.n_bytes for part in memory(plan) if part.name == "masters (fp32)")
+    assert local_bytes(placed(config).masters.values()) == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("axes", "changes", "message"),
+    [
+        ({"tensor": 8}, {"num_key_value_heads": 4}, "mesh.tensor=8 does not divide num_key_value_heads=4"),
+        ({"tensor": 4}, {"vocab_size": 510}, "mesh.tensor=4 does not divide vocab_size=510"),
+        ({"tensor": 2}, {"research": {"shift": True}}, "research.shift moves .* mesh.tensor"),
+        ({"context": 2}, {"research": {"shift": True}}, "research.shift moves .* mesh.context"),
+        ({"context": 3}, {}, "needs 6 processes, 8 are running"),
+    ],
+)
+def test_what_does_not_fit_is_refused(axes: dict[str, int], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        placed(MeshConfig.model_validate(axes), **changes)
