@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from codeflow.core.manifest import begin
+from codeflow.core.config import Config
+from codeflow.core.manifest import Counts, begin, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.parallel import checkpoint
 from codeflow.parallel.config import MeshConfig
@@ -86,6 +88,13 @@ def _child(parent: Path, case: str, inputs: dict[str, Path]) -> list[float]:
     return losses(output)
 
 
+def _sealed(source: Path, folder: Path, kind: str) -> Path:
+    begin(folder, kind, Config(), {}, "key")
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    seal(folder, Counts(read=1, kept=1))
+    return folder
+
+
 @pytest.mark.slow
 def test_a_phase_starts_the_processes_that_its_mesh_asks_for(
     golden: ModuleType, inputs: dict[str, Path], tmp_path: Path
@@ -99,7 +108,7 @@ def test_a_phase_starts_the_processes_that_its_mesh_asks_for(
         for name, value in config.model_dump(mode="json").items()
         if value != TrainConfig().model_dump(mode="json")[name]
     ]
-    wired = [text for name, path in inputs.items() for text in ("-i", f"{name}={path}")]
+    wired = [text for name in inputs for text in ("-i", f"{name}={_sealed(inputs[name], tmp_path / name, name)}")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "codeflow", "train"]
     for said in ("run", "reuse"):
         done = subprocess.run(
