@@ -60,11 +60,14 @@ def test_changes_are_those_of_diff_tree(synthetic_repository: Path, whole: tuple
         assert found == set(expected)
         for change in commit.changes:
             n_changes += 1
-            check_contents(synthetic_repository, change, expected[(change.status, change.old_path, change.path)])
+            shas, modes = expected[(change.status, change.old_path, change.path)]
+            check_contents(synthetic_repository, change, shas)
+            assert (change.old_mode, change.mode) == tuple("" if mode == "000000" else mode for mode in modes)
     assert n_changes > 100
 
 
-def regular(parts: list[bytes]) -> dict[tuple[str, str, str], tuple[str, str]]:
+def regular(parts: list[bytes]) -> dict[tuple[str, str, str], tuple[tuple[str, str], tuple[str, str]]]:
+    """Return (status, old path, path) -> ids and modes of both sides."""
     found, items = {}, iter(parts)
     for head in items:
         if not head:
@@ -77,7 +80,7 @@ def regular(parts: list[bytes]) -> dict[tuple[str, str, str], tuple[str, str]]:
         except UnicodeDecodeError:
             continue
         if not {old_mode, mode} & {"120000", "160000"}:
-            found[(status[0], *paths)] = (old_sha, sha)
+            found[(status[0], *paths)] = ((old_sha, sha), (old_mode, mode))
     return found
 
 
@@ -116,7 +119,9 @@ def test_the_odd_cases_are_counted(whole: tuple[Manifest, list[Commit]]) -> None
     changes = [change for commit in commits for change in commit.changes]
     assert {change.path for change in changes if change.binary} == {"docs/logo.png", "data/recording.bin"}
     assert {(c.old_path, c.path) for c in changes if c.status == "R"} >= {("tally/text.py", "tally/strings.py")}
-    assert any(c.path == "tools/check.sh" and c.before == c.after for c in changes), "a change of mode only"
+    assert any(c.path == "tools/check.sh" and c.before == c.after and c.mode != c.old_mode for c in changes), (
+        "a change of mode only"
+    )
     assert any(commit.message == "Grüße" for commit in commits), "a message in a declared encoding"
 
 

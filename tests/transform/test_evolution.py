@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -93,6 +94,28 @@ def _git(repository: Path, *arguments: str) -> str:
     return done.stdout.decode()
 
 
+def tree_differences(repository: Path, scratch: Path, triplet: Triplet) -> list[str]:
+    """Return what differs between R_end and R_start with the patch applied by git, symbolic links and such aside."""
+    start, end = triplet.origin.revision.split("..")
+    environment = {**os.environ, "GIT_INDEX_FILE": str(scratch / "index")}
+
+    def run(*arguments: str, patch: str = "") -> str:
+        command = ["git", "-C", str(repository), *arguments]
+        return subprocess.run(
+            command, input=patch.encode(), stdout=subprocess.PIPE, env=environment, check=True
+        ).stdout.decode("utf-8", "surrogateescape")
+
+    run("read-tree", start)
+    run("apply", "--cached", "--whitespace=nowarn", "-", patch=triplet.patch)
+    rows = run("diff-tree", "-r", "-z", "--raw", "--no-renames", run("write-tree").strip(), end).split("\0")
+    pairs = zip(rows[::2], rows[1::2], strict=False)
+    return [
+        f"{row} {path}"
+        for row, path in pairs
+        if not {"120000", "160000"} & set(row[1:].split()[:2]) and path.isprintable()
+    ]
+
+
 def test_triplets_of_a_git_history_hold_their_invariants(real: tuple[Path, Path], tmp_path: Path) -> None:
     repository, folder = real
     triplets = _triplets(folder / "evolution")
@@ -117,6 +140,13 @@ def test_triplets_of_a_git_history_hold_their_invariants(real: tuple[Path, Path]
         assert touched == {*triplet.before, *triplet.after}
         assert triplet.origin.source == "synthetic-git"
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
+
+
+def test_git_makes_the_tree_of_the_end_from_the_patch(real: tuple[Path, Path], tmp_path: Path) -> None:
+    """Texts and modes of all files, but for links, submodules and paths that are not UTF-8: a history has none."""
+    repository, folder = real
+    for triplet in _triplets(folder / "evolution"):
+        assert tree_differences(repository, tmp_path, triplet) == []
 
 
 def test_a_rerun_gives_the_same_bytes(real: tuple[Path, Path], tmp_path: Path) -> None:
@@ -294,6 +324,18 @@ def test_composition_follows_renames_deletions_and_returns() -> None:
     assert composition.files() == ({}, {})
     with pytest.raises(Discontinuity):
         composition.add(_commit(6, [_modify("a.py", "not this\n", "z\n")]))
+
+
+def test_composition_keeps_modes() -> None:
+    composition = Composition()
+    composition.add(_commit(1, [Change("b.py", "a.py", "R", "1\n", "2\n", False, "100644", "100755")]))
+    composition.add(_commit(2, [Change("x.sh", "x.sh", "M", "x\n", "x\n", False, "100755", "100644")]))
+    composition.add(_commit(3, [Change("n.sh", "n.sh", "A", None, "n\n", False, "", "100755")]))
+    patch = composition.patch()
+    assert patch.startswith("diff --git a/a.py b/b.py\nold mode 100644\nnew mode 100755\nsimilarity index")
+    assert "a/n.sh b/n.sh\nnew file mode 100755\n" in patch
+    assert patch.endswith("a/x.sh b/x.sh\nold mode 100755\nnew mode 100644\n")
+    assert apply_patch(composition.files()[0], patch) == composition.files()[1]
 
 
 def test_composition_of_swapped_names() -> None:

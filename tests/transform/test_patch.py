@@ -99,6 +99,27 @@ def test_patch_has_gits_headers() -> None:
     )
 
 
+def test_modes_stand_in_the_patch(tmp_path: Path) -> None:
+    before = {"a": "1\n", "old": "x\n" * 9, "gone": "g\n", "swap1": "s\n", "swap2": "t\n"}
+    after = {"a": "2\n", "new": "x\n" * 9, "added": "", "swap1": "t\n", "swap2": "s\n"}
+    modes_before = {"a": "100755", "old": "100644", "gone": "100755", "only": "100644", "kept": "100755"}
+    modes_after = {"a": "100755", "new": "100755", "added": "100755", "only": "100755", "kept": "100755"}
+    modes_before |= {"swap1": "100644", "swap2": "100755"}
+    modes_after |= {"swap1": "100755", "swap2": "100644"}
+    renames = {"new": "old", "swap1": "swap2", "swap2": "swap1"}
+    patch = make_patch(before, after, renames, (modes_before, modes_after))
+    assert "diff --git a/only b/only\nold mode 100644\nnew mode 100755\n" in patch
+    assert "kept" not in patch
+    assert apply_patch(before, patch) == after
+    for path, text in {**before, "only": "o\n", "kept": "k\n"}.items():
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(int(modes_before[path][3:], 8))
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=patch.encode(), check=True)
+    found = {path.name: f"100{path.stat().st_mode & 0o777:o}" for path in tmp_path.iterdir()}
+    assert found == modes_after
+    assert {name: (tmp_path / name).read_text() for name in after} == after
+
+
 def test_insertions_slide_to_the_start_of_a_function() -> None:
     before = "def a():\n    x()\n\n\ndef c():\n    x()\n"
     after = "def a():\n    x()\n\n\ndef b():\n    x()\n\n\ndef c():\n    x()\n"

@@ -66,7 +66,8 @@ def from_row(kind: Any, row: Any) -> Any:
     if row is None or kind in _PLAIN:
         return row
     if dataclasses.is_dataclass(kind):
-        return kind(**{name: from_row(hint, row[name]) for name, hint in _hints(kind).items()})  # type: ignore[operator]
+        # A field that is younger than the row has its default.
+        return kind(**{n: from_row(hint, row[n]) for n, hint in _hints(kind).items() if n in row})  # type: ignore[operator]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return tuple(from_row(arguments[0], item) for item in row)

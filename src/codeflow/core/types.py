@@ -51,6 +51,8 @@ class Change:
     before: str | None
     after: str | None
     binary: bool
+    old_mode: str = ""  # as git writes them, "100644" or "100755"; "" where the file is absent or nobody asked
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)

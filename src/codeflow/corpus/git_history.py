@@ -268,7 +268,9 @@ class _CommitReader:
                 left_bytes -= n_bytes
             before, after = (None if fault or side is None else side.text for side in sides)
             path, old_path = entry.path.decode("utf-8"), entry.old_path.decode("utf-8")
-            changes.append(Change(path, old_path, entry.status, before, after, fault in ("binary", "lfs_pointer")))
+            modes = ("" if _absent(sha) else mode for sha, mode in zip(entry.shas, entry.modes, strict=True))
+            is_binary = fault in ("binary", "lfs_pointer")
+            changes.append(Change(path, old_path, entry.status, before, after, is_binary, *modes))
             self.notes["changes"] += 1
         return tuple(changes)
 

@@ -5,7 +5,9 @@ composed patch P is a meaningful development iteration. Every span considered is
 overlap are taken, each choice lowering the novelty and spread of what resembles it. A triplet holds the touched files
 only; `origin.revision` is "start..end", so that the rest of the tree can be read from git.
 
-Not covered: modes of files (all are 100644 in the patch; a change of mode alone is no change here).
+Modes of files stand in the patch alone; a change of nothing but modes is no development.
+
+Not covered: symbolic links and submodules, which the history leaves out, and files that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -272,10 +274,10 @@ def triplet(
     candidate: Candidate, composition: Composition, commits: Sequence[Commit], source: str, licence: str
 ) -> Triplet:
     """Make the triplet of a chosen span; the patch is checked to lead from `before` to `after`."""
-    from codeflow.transform.patch import apply_patch, make_patch
+    from codeflow.transform.patch import apply_patch
 
     before, after = composition.files()
-    patch = make_patch(before, after, composition.renames)
+    patch = composition.patch()
     assert apply_patch(before, patch) == after, f"the patch of {commits[0].sha} to {commits[-1].sha} is wrong"
     first, last = commits[0], commits[-1]
     revision = f"{first.parent}..{last.sha}"

@@ -33,7 +33,6 @@ from codeflow.transform.edits import make_edits
 from codeflow.transform.fim import generator
 from codeflow.transform.histories import commits_of, documents_of, holders
 from codeflow.transform.line_diff import diff_blocks, lines_of
-from codeflow.transform.patch import make_patch
 from codeflow.transform.relevant_files import KINDS, Tree, relevant_files
 from codeflow.transform.samples import MESSAGE_NAME, PATCH_NAME
 from codeflow.transform.spans import Composition, change_noise
@@ -281,6 +280,5 @@ def _flow(commits: Sequence[Commit]) -> Iterator[Segment]:
     for commit in commits:
         composition = Composition()
         composition.add(commit)
-        patch = make_patch(*composition.files(), composition.renames)
         yield from (Segment("special", FILE_SEP), Segment("text", f"{MESSAGE_NAME}\n{commit.message.strip()}\n"))
-        yield from (Segment("special", FILE_SEP), Segment("text", f"{PATCH_NAME}\n{patch}"))
+        yield from (Segment("special", FILE_SEP), Segment("text", f"{PATCH_NAME}\n{composition.patch()}"))

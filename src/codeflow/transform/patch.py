@@ -2,7 +2,7 @@
 
 `make_patch` writes what `git apply` accepts: a/ and b/ names (quoted as git quotes them), headers of new, deleted and
 renamed files, markers for a missing last newline. `apply_patch` is strict: every context line must match.
-Not covered: modes other than 100644, copies, binary patches.
+Modes that nobody gives are 100644. Not covered: copies, binary patches.
 """
 
 from __future__ import annotations
@@ -25,20 +25,29 @@ class PatchError(ValueError):
     """A patch that cannot be read, or that does not fit the files it is applied to."""
 
 
-def make_patch(before: Mapping[str, str], after: Mapping[str, str], renames: Mapping[str, str] | None = None) -> str:
+def make_patch(
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    renames: Mapping[str, str] | None = None,
+    modes: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+) -> str:
     """Return the patch from `before` to `after` (path -> text); "" when they are equal.
 
     `renames` maps new paths to old ones; an entry counts only where the old path vanishes and the new one appears.
-    `apply_patch(before, make_patch(before, after)) == after`, byte for byte, and so with `git apply`.
+    `modes` maps paths before and paths after to git's modes where they are known; a file that is there alone keeps its
+    text. `apply_patch(before, make_patch(before, after)) == after`, byte for byte, and so with `git apply`.
     """
     moved = valid_renames(before, after, renames or {})
     gone = set(moved.values())
     parts: list[str] = []
-    for path in sorted({*before, *after} - gone):
+    for path in sorted({*before, *after, *modes[0]} - gone):
         old_path = moved.get(path, path)
         old, new = before.get(old_path), after.get(path)
+        old_mode, mode = modes[0].get(old_path, ""), modes[1].get(path, "")
         if old != new or old_path != path:
-            parts.append(_file_patch(old_path, path, old, new))
+            parts.append(_file_patch((old_path, path), (old, new), (old_mode, mode)))
+        elif old_mode and mode and old_mode != mode:
+            parts += [_names_line(path, path), f"old mode {old_mode}\nnew mode {mode}\n"]
     return "".join(parts)
 
 
@@ -51,15 +60,23 @@ def valid_renames(before: Mapping[str, str], after: Mapping[str, str], renames: 
     return valid
 
 
-def _file_patch(old_path: str, path: str, old: str | None, new: str | None) -> str:
+def _names_line(old_path: str, path: str) -> str:
+    return f"diff --git {_quote('a/' + old_path)} {_quote('b/' + path)}\n"
+
+
+def _file_patch(paths: tuple[str, str], texts: tuple[str | None, str | None], modes: tuple[str, str]) -> str:
+    """Return one file's part; each pair is before and after."""
+    (old_path, path), (old, new), (old_mode, mode) = paths, texts, modes
     before, after = lines_of(old or ""), lines_of(new or "")
     blocks = diff_blocks(before, after)
-    head = [f"diff --git {_quote('a/' + old_path)} {_quote('b/' + path)}\n"]
+    head = [_names_line(old_path, path)]
     if old is None:
-        head.append(f"new file mode {_MODE}\n")
+        head.append(f"new file mode {mode or _MODE}\n")
     elif new is None:
-        head.append(f"deleted file mode {_MODE}\n")
-    elif old_path != path:
+        head.append(f"deleted file mode {old_mode or _MODE}\n")
+    elif old_mode and mode and old_mode != mode:
+        head.append(f"old mode {old_mode}\nnew mode {mode}\n")
+    if old is not None and new is not None and old_path != path:
         head.append(f"similarity index {_similarity(before, after, blocks)}%\n")
         head += [f"rename from {_quote(old_path)}\n", f"rename to {_quote(path)}\n"]
     if blocks:
@@ -161,6 +178,8 @@ def apply_patch(before: Mapping[str, str], patch: str) -> dict[str, str]:
     added: dict[str, str] = {}
     for section in _sections(patch):
         old_path, path, hunks = section
+        if old_path == path and not hunks:
+            continue  # a change of mode
         if old_path is None:
             text = ""
             if path in before:

@@ -86,6 +86,8 @@ class Composition:
     def __init__(self) -> None:
         self.before: dict[str, str] = {}
         self.current: dict[str, str | None] = {}  # None: the file was there and is gone
+        self.modes_before: dict[str, str] = {}
+        self.modes_now: dict[str, str] = {}
         self.renames: dict[str, str] = {}  # new path -> path at R_start
 
     def add(self, commit: Commit) -> None:
@@ -98,6 +100,7 @@ class Composition:
                     raise Discontinuity(change.old_path)
                 if change.old_path not in self.current:
                     self.before[change.old_path] = old
+                    self.modes_before[change.old_path] = change.old_mode
             if change.status in "AR" and change.path not in leaving and self.current.get(change.path) is not None:
                 raise Discontinuity(change.path)
         for change in commit.changes:  # sources first, so that swapped names and chains of renames come out right
@@ -114,6 +117,7 @@ class Composition:
                     self.renames[change.path] = origin
             if change.status != "D":
                 self.current[change.path] = change.after
+                self.modes_now[change.path] = change.mode
 
     def files(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the files that differ, before and after (path -> text)."""
@@ -123,6 +127,12 @@ class Composition:
             {path: text for path, text in sorted(self.before.items()) if path not in same},
             {path: text for path, text in sorted(after.items()) if path not in same},
         )
+
+    def patch(self) -> str:
+        """Return the patch from R_start to the state now, modes included."""
+        from codeflow.transform.patch import make_patch
+
+        return make_patch(*self.files(), self.renames, (self.modes_before, self.modes_now))
 
     def pairs(self) -> Iterator[tuple[str, str | None, str | None]]:
         """Yield (path, text before, text after) of each file that differs; a renamed one once, by its new path."""
