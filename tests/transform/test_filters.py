@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +15,24 @@ from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.transform.filters import SyntaxFilters, TextFilters
 from codeflow.transform.operator import Drop
+from codeflow.transform.rule import Page
 
 GOOD = "".join(
     f"def area_{name}(width, height):\n    return width * height + offset_{name}\n\n\n" for name in "abcdefgh"
 )
-PROSE = "This page tells how the parts of the system work together and why they were made that way. " * 6 + "\n"
+WORDS = """This page tells how the parts of the system work together and why they were made that way. A reader who is in
+a hurry may skip to the list of settings; everyone else should know what a shard is before the first run begins. When
+something goes wrong, look at the counts first, then at the dropped documents, and only then at the code itself. Most
+trouble comes from a folder that is not there, or from two runs that write to the same place at once.
+"""
+PROSE = WORDS.replace("\n", " ").strip() + "\n"
+SENTENCES = WORDS.replace("\n", " ").replace(",", ".").replace(";", ".").split(".")[:-1]
+PARAGRAPHS = "".join(f"{sentence.strip()}.\n\n" for sentence in SENTENCES)
+JAVA = (
+    "class A {\n"
+    + "".join(f"  int f{i};\n\n  void do{i}() {{\n    f{i} = {i} + run();\n  }}\n" for i in range(20))
+    + "}\n"
+)
 BLOB = base64.b64encode(b"".join(hashlib.sha256(bytes([i])).digest() for i in range(40))).decode()
 
 
@@ -76,12 +91,80 @@ def numbered(line: str, n: int = 12) -> str:
         (make(GOOD + "#" + "=" * 100 + "\n"), ""),
         (make(GOOD + "# " + "very/long/path/" * 20 + "\n"), ""),
         (make(GOOD + "    result = call_it_again(now)\n" * 60), "repeated_lines"),
+        (make(GOOD, path="src/thing_pb2.py"), "generated_name"),
+        (make(GOOD, "Go", path="api/zz_generated.deepcopy.go"), "generated_name"),
+        (make(GOOD, path="src/_termui_impl.py"), ""),
+        (make(PROSE, "JSON", path="web/package-lock.json"), "lock_file"),
+        (make(PROSE, "Text", path="LICENSE.txt"), "licence_file"),
+        (make(PROSE, "Text", path="docs/licensing.txt"), ""),
+        (make(GOOD, path="shop/migrations/0042_add_price.py"), "migration"),
+        (make(GOOD, path="shop/migrations/runner.py"), ""),
+        (make("x = {\n" + "    'key': 'перевод слова', \n" * 9, path="app/locale/ru.py"), "translations"),
+        (make(GOOD, path="app/locale/loader.py"), ""),
+        (make(GOOD + "<<<<<<< HEAD\na = 1\n=======\na = 2\n>>>>>>> other\n"), "merge_conflict"),
+        (make(GOOD + "print(a << 2 >> 1)\n"), ""),
+        (make("word word word word word word\n" + " " * 90 + "word\n" + (" " * 90 + "one two\n") * 9, "JSON"),
+         "mostly_white_space"),
+        (make(numbered("# a line of some words, {}\n") + "(7), [8], +-\n4), 5, 6]\n(7)\n" * 12),
+         "lines_without_letters"),
+        (make("text = (\n" + numbered("    'один {} два три четыре пять'\n") + ")\n"), "other_scripts"),
+        (make(GOOD + "# привет\n"), ""),
+        (make(GOOD + "f(g(h(i(j(k(\n" * 7, "Shell"), "unbalanced_brackets"),
+        (make(GOOD + "f(g(h(i(j(k()))\n" * 7, "Shell"), ""),
+        (make(numbered("var _0xab{0} = _0xcd{0}(_0xef{0}, the_other_name_{0});\n"), "JavaScript"), "obfuscated"),
+        (make(GOOD + "eval(function(p,a,c,k,e,d){return p}('x'))\n", "JavaScript"), "obfuscated"),
+        (make(numbered("def part_{0}():\n    # TODO: write {0}\n    pass\n\n\n")), "placeholder_lines"),
+        (make(GOOD + "# TODO: more\n"), ""),
+        (make("def test_it():\n" + numbered("    assert compute_{} == value\n")), "assert_lines"),
+        (make(numbered("import module_{}\n") + GOOD[:200]), "import_lines"),
+        (make(numbered("from a import {}\n", 8) + GOOD), ""),
+        (make(numbered("import a.b.{};\n", 20) + JAVA, "Java"), ""),
+        (make(numbered("import a.b.{};\n", 20) + "class A {\n  int f() { return many; }\n}\n", "Java"), "import_lines"),
+        (make('<?xml version="1.0"?>\n' + GOOD), "xml_header"),
+        (make("{" + "".join(f'"key{i}": "the words of {i}",\n' for i in range(250)) + '"end": 1}\n', "JSON"),
+         "data_file_size"),
+        (make("{" + "".join(f'"key{i}": "the words of {i}",\n' for i in range(50)) + '"end": 1}\n', "JSON"), ""),
+        (make("a: [<b>, {c+}, (d-e) => ~f]\n" * 6, "YAML"), "data_file_letters"),
+        (make("<div class='very long names of classes'><b id='and of identifiers'>hi</b></div>\n" * 3, "HTML"),
+         "html_text"),
+        (make("<p>\n" + WORDS + "</p>\n", "HTML"), ""),
+        (make(numbered("name_{0} = 'value {0}'\nother_{0} = 'thing {0}'\n", 26)), "no_keywords"),
+        (make(numbered("name_{0} = 'value {0}'\n", 26)), ""),
+        (make("class A {\n" + numbered("  public int getPart{0}() {{\n    return part{0};\n  }}\n\n") + "}\n", "Java"),
+         "accessors"),
+        (make(JAVA, "Java"), ""),
+        (make(numbered("#define REGISTER_{} some_value\n", 26) + "int f(void);\n" * 10, "C"), "define_lines"),
+        (make(numbered("#define REGISTER_{} some_value\n", 14) + JAVA, "C"), ""),
+        (make(GOOD + "__webpack_require__(3)\n", "JavaScript"), "bundle"),
+        (make(numbered("INSERT INTO users (name) VALUES ('user {}');\n", 26), "SQL"), "insert_statements"),
+        (make("<div>\n" + numbered("  <span>the text {} is here</span>\n") + "</div>\n", "PHP"), "php_without_code"),
+        (make(PROSE + "Lorem ipsum dolor sit amet.\n", "Markdown"), "lorem_ipsum"),
+        (make("abcdefghijklmnopqrst " * 60, "Text"), "word_length"),
+        (make("a b c d e f g h i j k l m " * 8, "Text"), "word_length"),
+        (make("* " + WORDS.replace(" a", "\n* a").replace(" t", "\n* t"), "Markdown"), "bullet_lines"),
+        (make("* " + WORDS.replace(" t", "\n* t"), "Markdown"), ""),
+        (make(numbered("The story of {} goes on and on ...\n"), "Text"), "ellipsis_lines"),
+        (make(PROSE + "#tag #other #more #again " * 6 + "\n", "Text"), "symbol_words"),
+        (make("# One heading\n\n## Another\n\n" + PROSE, "Markdown"), ""),
+        (make(WORDS.replace(".", "").replace(",", "").replace(" ", "\n"), "Text"), "few_terminals"),
+        (make(PARAGRAPHS + PARAGRAPHS, "Markdown"), "repeated_paragraphs"),
+        (make(PARAGRAPHS, "Markdown"), ""),
+        (make(("buy our shiny things today, " * 4 + WORDS[:60] + " ") * 3 + "\n", "Text"), "repeated_word_runs"),
         (make(GOOD, ast_ok=0.0), "syntax_errors"),
         (make(GOOD, "Java", syntax_error_ratio=0.21), "syntax_errors"),
         (make(GOOD, "Java", syntax_error_ratio=0.19), ""),
         (make(GOOD, syntax_max_depth=151.0), "deep_nesting"),
         (make(GOOD * 20, syntax_node_entropy=1.9), "flat_code"),
         (make(GOOD, syntax_node_entropy=1.9), ""),
+        (make(GOOD, syntax_max_depth=3.0), "shallow_tree"),
+        (make(GOOD, comment_share=0.91), "mostly_comments"),
+        (make(GOOD, comment_share=0.89), ""),
+        (make(GOOD, n_functions=14.0), "many_functions"),
+        (make(GOOD, n_functions=12.0), ""),
+        (make(GOOD, max_function_lines=2001.0), "huge_function"),
+        (make(numbered("if part_{0}:\n    name_{0} = {0}\nend()\n", 20) * 9, n_functions=0.0, n_classes=0.0),
+         "no_definitions"),
+        (make(GOOD, n_functions=0.0, n_classes=0.0), ""),
     ],
 )  # fmt: skip
 def test_rules(document: Document, expected: str) -> None:
@@ -93,6 +176,23 @@ def test_rules(document: Document, expected: str) -> None:
         assert reason(document) == expected
 
 
+SWITCHED_OFF = {  # each with a document that it drops once it is on
+    "test_file": make(GOOD, test=1.0),
+    "vendored": make(GOOD, vendored=1.0),
+    "uncommented": make(GOOD, comment_share=0.005),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SWITCHED_OFF))
+def test_rules_that_are_off(name: str) -> None:
+    operator = TextFilters if name in TextFilters.model_fields else SyntaxFilters
+    others = {"repeated_word_runs": {"enabled": False}} if operator is TextFilters else {}
+    assert isinstance(operator.model_validate(others)(SWITCHED_OFF[name]), Document)
+    result = operator.model_validate(others | {name: {"enabled": True}})(SWITCHED_OFF[name])
+    assert isinstance(result, Drop)
+    assert result.reason == name
+
+
 def test_every_rule_has_its_own_reason_a_docstring_and_a_switch() -> None:
     seen: dict[str, str] = {}
     for operator in (TextFilters(), SyntaxFilters()):
@@ -102,10 +202,38 @@ def test_every_rule_has_its_own_reason_a_docstring_and_a_switch() -> None:
             rule = getattr(operator, name)
             assert rule.reason == name
             assert len(type(rule).__doc__ or "") > 60
+            assert rule.enabled == (name not in SWITCHED_OFF)
             assert name not in seen
             seen[name] = operator.name
-    assert len(seen) >= 12
+    assert len(seen) >= 50
     assert not isinstance(TextFilters.model_validate({"too_short": {"enabled": False}})(make("import os\n")), Drop)
+
+
+def test_the_page_is_what_the_classes_say() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("make_filter_page", root / "scripts" / "make_filter_page.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (root / "docs" / "filters.md").read_text() == script.page(), "run scripts/make_filter_page.py"
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), max_size=200))
+def test_views_of_a_page_agree_with_python(text: str) -> None:
+    page = Page(make(text))
+    lines = text.split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    words = text.encode().split()
+    assert page.lines == lines
+    assert page.line_lengths.tolist() == list(map(len, lines))
+    assert page.n_lines == len(lines)
+    assert page.n_words == len(words)
+    letters = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | set(range(128, 256))
+    assert page.n_words_with_letter == sum(bool(letters & set(word)) for word in words)
+    bare = [line for line in map(str.encode, lines) if line.split() and not letters & set(line)]
+    assert page.n_lines_without_letter == len(bare)
+    assert page.words_from(3) == [word.decode() for word in words if len(word) >= 3]
 
 
 @given(
