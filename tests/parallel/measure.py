@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,19 +24,50 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Sent(TorchDispatchMode):
-    """Counts the bytes that this rank sends in gathers and scatters, as a ring would."""
+    """Counts the bytes that this rank sends: point to point, and in the collectives of each group as a ring would."""
 
-    def __init__(self, n_ranks: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.part, self.n_bytes = (n_ranks - 1) / n_ranks, 0.0
+        self.n_bytes: dict[str | tuple[int, ...], float] = defaultdict(float)  # by "send" or the group's ranks
+        self.n_calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        name = str(func)
-        if "_allgather_base_" in name:
-            self.n_bytes += args[0].nbytes * self.part
-        elif "_reduce_scatter_base_" in name:
-            self.n_bytes += args[1].nbytes * self.part
+        name = str(func).removeprefix("c10d.").removesuffix(".default")
+        if name in _FACTORS:
+            whole = {"_allgather_base_": 0, "_reduce_scatter_base_": 1}.get(name)
+            tensors = args[0] if whole is None else [args[whole]]
+            group = next(dist.ProcessGroup.unbox(x) for x in args if isinstance(x, torch.ScriptObject))
+            n_bytes = sum(tensor.nbytes for tensor in tensors) * _FACTORS[name]
+            if name == "send":
+                self.n_bytes[name] += n_bytes
+            else:
+                ranks = tuple(dist.get_process_group_ranks(group))
+                self.n_bytes[ranks] += n_bytes * (len(ranks) - 1) / len(ranks)
+            self.n_calls[name] += 1
         return func(*args, **(kwargs or {}))
+
+
+_FACTORS = {"_allgather_base_": 1, "_reduce_scatter_base_": 1, "allreduce_": 2, "send": 1}
+
+
+def ones(n_rows: int, length: int) -> TensorBatch:
+    """Rows of one token, all with loss."""
+    ids = torch.ones((n_rows, length), dtype=torch.int64)
+    positions = torch.arange(length, dtype=torch.int32).repeat(n_rows, 1)
+    return TensorBatch(ids, ids, torch.ones(ids.shape), positions, torch.zeros_like(positions))
+
+
+def sent_by_axis(plan: PlanConfig, config: MeshConfig) -> dict[str, float]:
+    """Return the bytes that this rank sends in one pass, by the plan's axes, in a world of any ranks."""
+    with world(config) as here:
+        model = LoopCoder(plan.model)
+        objective = Objective(model, NextToken(0.0, plan.loss_chunk_rows, plan.checkpoint_blocks))
+        place(model, objective, model.layers, here.mesh, DTYPES[plan.precision], config)
+        with Sent() as sent:
+            objective(ones(plan.micro_rows, plan.context_tokens).part(here.own_part), 1.0).backward()
+        tensor = tuple(dist.get_process_group_ranks(here.mesh["tensor"].get_group()))
+        found = {"cp": sent.n_bytes.pop("send", 0.0), "tp": sent.n_bytes.pop(tensor, 0.0)}
+    return {**found, "fsdp": sum(sent.n_bytes.values())}
 
 
 def local_bytes(tensors: Any) -> int:
@@ -79,14 +112,14 @@ def measured(plan: PlanConfig) -> dict[str, float]:
         optimizer = Optimizer(placed.masters, OptimizerConfig(matrices=plan.matrices), dtype)
         trainee = Trainee(objective, placed, optimizer, here)
         train_step(trainee, [batch], 0.0, 1.0)  # FSDP2 sets itself up in the first step
-        with Sent(here.n_ranks) as sent:
+        with Sent() as sent:
             objective(batch, 1.0).backward()
         placed.collect()
         found = {
             "masters (fp32)": local_bytes(placed.masters.values()),
             "optimizer state (fp32)": local_bytes(optimizer.tensors().values()),
             "gradients (fp32)": local_bytes(optimizer.gradients()),
-            "sent": sent.n_bytes,
+            "sent": sum(sent.n_bytes.values()),
         }
         optimizer.clear_gradients()
         if here.n_ranks == 1:

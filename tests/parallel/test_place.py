@@ -16,9 +16,9 @@ from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
 from codeflow.parallel.place import Placed, place
-from codeflow.parallel.plan import Layout, PlanConfig, memory
+from codeflow.parallel.plan import Layout, PlanConfig, memory, traffic
 from codeflow.train.losses import NextToken, Objective
-from tests.parallel.measure import local_bytes
+from tests.parallel.measure import Sent, local_bytes, ones, sent_by_axis
 
 N_RANKS = 8
 SHAPE = ModelConfig(
@@ -31,6 +31,7 @@ SHAPE = ModelConfig(
     head_dim=8,
     max_position_embeddings=64,
     loop_num=2,
+    loop_window_size=1,
 )
 
 
@@ -61,6 +62,45 @@ def test_memory_falls_as_planned(axes: dict[str, int]) -> None:
     plan = PlanConfig(model=SHAPE, gpus=N_RANKS, layout=layout, context_tokens=64)
     (planned,) = (part.n_bytes for part in memory(plan) if part.name == "masters (fp32)")
     assert local_bytes(placed(config).masters.values()) == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize("checkpoint_blocks", [False, True])
+@pytest.mark.parametrize("axes", [{}, {"context": 8}, {"tensor": 8}, {"context": 2, "tensor": 2}], ids=str)
+def test_bytes_sent_are_those_of_the_plan(axes: dict[str, int], checkpoint_blocks: bool) -> None:
+    """Of one pass, by axis; the plan leaves out sums of a number per token or per channel."""
+    config = MeshConfig.model_validate({**axes, "data": 1})
+    _, shard, context, tensor = config.sizes(N_RANKS)
+    plan = PlanConfig(
+        model=SHAPE,
+        gpus=N_RANKS,
+        layout=Layout(fsdp=shard, cp=context, tp=tensor),
+        context_tokens=64,
+        precision="fp32",
+        checkpoint_blocks=checkpoint_blocks,
+    )
+    planned = traffic(plan)
+    found = sent_by_axis(plan, config)
+    assert found["fsdp"] == pytest.approx(planned.fsdp, rel=0.01)
+    assert found["cp"] == pytest.approx(planned.cp, rel=0.01)
+    assert found["tp"] == pytest.approx(planned.tp, rel=0.02)
+
+
+@pytest.mark.parametrize(("regather", "gathers"), [(True, [9, 9, 9]), (False, [3, 0, 3])])
+def test_weights_are_gathered_once_per_step(regather: bool, gathers: list[int]) -> None:
+    """Two layers that run twice, forward and backward, and the root: in a first pass, a second, and after an update."""
+    config = MeshConfig(regather=regather)
+    with world(config) as here:
+        model = LoopCoder(SHAPE)
+        objective = Objective(model, NextToken())
+        placed = place(model, objective, model.layers, here.mesh, torch.float32, config)
+        found = []
+        for _ in range(3):
+            with Sent() as sent:
+                objective(ones(1, 64), 1.0).backward()
+            found.append(sent.n_calls["_allgather_base_"])
+            if len(found) == 2:
+                placed.publish()
+    assert found == gathers
 
 
 @pytest.mark.parametrize(

@@ -63,21 +63,28 @@ def place(
     if mesh["context"].size() > 1:
         share_rows(model, mesh["context"].get_group(), config.context_keys == "gather")
     if mesh.size() > 1:
-        return _Sharded(model, [*blocks, root], mesh, precision, config.regather)
+        return _Sharded(model, blocks, root, mesh, precision, config.regather)
     whole_precision = precision == model.norm.weight.dtype
     return _Whole(model) if whole_precision else _MixedWhole(model, precision)
 
 
 class _Sharded:
     def __init__(
-        self, model: nn.Module, units: Iterable[nn.Module], mesh: DeviceMesh, precision: torch.dtype, regather: bool
+        self,
+        model: nn.Module,
+        blocks: Iterable[nn.Module],
+        root: nn.Module,
+        mesh: DeviceMesh,
+        precision: torch.dtype,
+        regather: bool,
     ) -> None:
         wide = torch.promote_types(precision, torch.float32)
         policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=wide, cast_forward_inputs=False)
         axes = _sharding_axes(mesh)
         self._kept: list[FSDPModule] = []  # gathered from their first use in a step to the update
-        for module in units:
-            unit = fully_shard(module, mesh=axes, mp_policy=policy, reshard_after_forward=regather)
+        for module in [*blocks, root]:
+            again = regather and module is not root  # the root's backward comes right after its forward
+            unit = fully_shard(module, mesh=axes, mp_policy=policy, reshard_after_forward=again)
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
             if not regather:

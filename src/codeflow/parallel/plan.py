@@ -270,8 +270,10 @@ def traffic(plan: PlanConfig) -> Traffic:
 
     Every run of a block gathers it in the forward and in the backward pass; its gradient, summed over the loops, is
     reduced once, in fp32. The root is gathered once and reduced once. Keys and values go around the `cp` ring in each
-    loop, and with their gradients in the backward pass. A block's two pairs of gather and scatter over `tp` run
-    forward, backward and when recomputed.
+    loop, forward, backward and when recomputed, and their fp32 gradients once, a whole turn; of the window's keys and
+    values the last window - 1 of both chunks travel (a rank at a row's end sends less). A block's two pairs of gather
+    and scatter over `tp` run forward, backward and, but for the last scatter, when recomputed; embedding, final norm
+    and loss send as much as five more.
     """
     model, layout, item = plan.model, plan.layout, _ITEM_BYTES[plan.precision]
     root, block = _unit_parameters(plan)
@@ -279,14 +281,18 @@ def traffic(plan: PlanConfig) -> Traffic:
     part = (layout.n_shards - 1) / layout.n_shards
     gradient = _FP32 * (root + model.num_hidden_layers * block)
     gathered = (2 * runs * block + root) * item + gradient
-    kv = 2 * model.num_key_value_heads * model.head_dim // layout.tp * item * plan.rank_tokens
+    turns = 3 if plan.checkpoint_blocks else 2
+    position = 2 * model.num_key_value_heads * model.head_dim // layout.tp  # elements of its keys and values
+    ring = position * plan.rank_tokens * (turns * (layout.cp - 1) * item + layout.cp * _FP32)
+    halo = position * plan.micro_rows * 2 * (model.loop_window_size - 1) * turns * item
+    later_runs = model.num_hidden_layers * (model.loop_num - 1)
     stream = plan.rank_tokens * model.hidden_size * item
-    crossings = 2 * (3 if plan.checkpoint_blocks else 2)
+    crossings = runs * (11 if plan.checkpoint_blocks else 8) + 5
     return Traffic(
         fsdp=round(plan.n_passes * part * gathered),
         data=round(2 * (layout.data - 1) / layout.data * gradient / layout.n_shards),
-        cp=round(plan.n_passes * runs * (layout.cp - 1) * kv * (4 if plan.checkpoint_blocks else 3)),
-        tp=round(plan.n_passes * runs * crossings * 2 * (layout.tp - 1) / layout.tp * stream),
+        cp=plan.n_passes * (runs * ring + later_runs * halo) if layout.cp > 1 else 0,
+        tp=round(plan.n_passes * crossings * (layout.tp - 1) / layout.tp * stream),
     )
 
 
