@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.corpus.git_repository import iso_time
+
+_TIMES = ("mtime", "LastModified", "last_modified", "updated")
+_VERSIONS = ("ETag", "etag", "md5Hash", *_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,11 @@ class Location:
 
     url: str
     path: str  # below the folder or the glob's fixed part, with forward slashes; never a path of this machine
+    place: str  # name of that folder
     n_bytes: int  # -1 where the store does not say
-    version: str  # fsspec's unique key, or ETag and the like
+    version: str  # ETag or time of change: what tells that the content is another one
+    modified: str = ""  # ISO 8601 UTC, where the store says
+    is_link: bool = False  # a symbolic link, on disks
 
 
 def located(patterns: Sequence[str]) -> list[Location]:
@@ -79,9 +87,20 @@ def _matches(pattern: str) -> Iterable[Location]:
     _, chained, outer = pattern.partition("::")
     for path, info in listed.items():
         url = system.unstrip_protocol(path) + chained + outer
-        version = next(
-            (str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), ""
-        )
         below = path.removeprefix(fixed).lstrip("/") or path.rpartition("/")[2]
         size = info.get("size")
-        yield Location(url, below, -1 if size is None else int(size), version)
+        yield Location(
+            url=url,
+            path=below,
+            place=fixed.rpartition("/")[2],
+            n_bytes=-1 if size is None else int(size),
+            version=next((str(info[key]) for key in _VERSIONS if key in info), ""),
+            modified=_iso(next((info[key] for key in _TIMES if key in info), None)),
+            is_link=bool(info.get("islink")),
+        )
+
+
+def _iso(moment: Any) -> str:
+    if isinstance(moment, datetime):
+        moment = moment.timestamp()
+    return iso_time(moment) if isinstance(moment, int | float) else ""

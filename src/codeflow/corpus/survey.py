@@ -24,9 +24,10 @@ from codeflow.core.storage import sha256_text, write_text
 from codeflow.core.types import Document, Origin
 from codeflow.corpus import detect
 from codeflow.corpus.docstrings import docstring_document
-from codeflow.corpus.git_files import LFS_PREFIX, blob_reader
+from codeflow.corpus.git_files import blob_reader
 from codeflow.corpus.git_repository import iso_time
 from codeflow.corpus.installed import Candidate
+from codeflow.corpus.plain_text import Refused, text_of
 
 _LICENCE_FILE = re.compile(r"^(?:licen[cs]es?|copying|notice|authors)(?:[.\-_].*)?$", re.I)
 _METADATA_FOLDER = re.compile(r"(?:^|/)[^/]+\.(?:dist|egg)-info/")
@@ -80,10 +81,6 @@ class Reading:
     limits: Limits
 
 
-class _Refused(Exception):
-    """A candidate that is no document; the argument is the reason it is counted under."""
-
-
 def look_path(output: Path, name: str) -> Path:
     """Return where the result of a first look lies; it goes when the artifact is sealed."""
     return output / PROGRESS / "looks" / f"{name}.jsonl"
@@ -97,7 +94,7 @@ def look(shard: Look) -> Counts:
         try:
             for found in _look_at(shard.candidates[number], data, shard.limits):
                 lines.append(json.dumps([number, found.kind, found.file_sha256, found.n_bytes, found.language]))
-        except _Refused as refusal:
+        except Refused as refusal:
             dropped[str(refusal)] += 1
     write_text(look_path(shard.output, shard.name), "".join(line + "\n" for line in lines))
     return Counts(read=len(lines) + sum(dropped.values()), dropped=dict(sorted(dropped.items())))
@@ -112,29 +109,20 @@ def looked(shard: Look) -> Iterator[Found]:
 
 
 def _look_at(candidate: Candidate, data: bytes, limits: Limits) -> Iterator[Found]:
-    if not data.strip():
-        raise _Refused("empty")
-    if b"\0" in data:
-        raise _Refused("binary")
-    if data.startswith(LFS_PREFIX):
-        raise _Refused("lfs_pointer")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _Refused("invalid_utf8") from None
+    text = text_of(data)
     sha256 = hashlib.sha256(data).hexdigest()
     if _METADATA_FOLDER.search(candidate.path):
         described, language = _description(text)
         if not described.strip():
-            raise _Refused("package_metadata")
+            raise Refused("package_metadata")
         kind, n_bytes = "description", len(described.encode())
     else:
         kind, language, n_bytes = "file", detect.language_of(candidate.path, data), len(data)
     domain = domain_of(language) if language in BY_NAME else ""
     if not domain:
-        raise _Refused("language_unknown" if not language else "language_not_in_table")
+        raise Refused("language_unknown" if not language else "language_not_in_table")
     if domain not in limits.domains:
-        raise _Refused(f"domain_{domain}")
+        raise Refused(f"domain_{domain}")
     yield Found(candidate, kind, sha256, n_bytes, language)
     if language == "Python" and "general" in limits.domains:
         document = docstring_document(text, limits.min_docstring_characters)
@@ -175,7 +163,7 @@ def _contents(candidates: Sequence[Candidate], max_bytes: int, dropped: Counter[
         else:
             try:
                 yield number, _read_file(Path(candidate.collection.folder) / candidate.path, max_bytes)
-            except _Refused as refusal:
+            except Refused as refusal:
                 dropped[str(refusal)] += 1
     for folder, numbers in blobs.items():
         with blob_reader(Path(folder)) as reader:
@@ -192,14 +180,14 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise _Refused("symlink") from None
-        raise _Refused("missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable") from None
+            raise Refused("symlink") from None
+        raise Refused("missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "unreadable") from None
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _Refused("not_a_file")
+            raise Refused("not_a_file")
         if status.st_size > max_bytes:
-            raise _Refused("too_large")
+            raise Refused("too_large")
         return file.read()
 
 

@@ -111,7 +111,7 @@ class _CrawlReader:
     def _page(self, raw: RawPage, text: str, licence: str, tags: dict[str, float]) -> Iterator[Document]:
         if not self.config.pages:
             self.dropped["page_not_wanted"] += 1
-        elif len(text) < self.config.min_page_characters:
+        elif len(text := text.strip("\n") + "\n") < self.config.min_page_characters:
             self.dropped["page_too_short"] += 1
         else:
             language = "Markdown" if "```" in text else "Text"

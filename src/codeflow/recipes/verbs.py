@@ -70,6 +70,15 @@ _TABLE = (
         example="files='[\"crawl/*.warc.gz\"]'",
     ),
     Verb(
+        "files",
+        "documents",
+        "codeflow.corpus.files:run",
+        "codeflow.corpus.files:FilesConfig",
+        "Read folders of files, notebooks, Parquet and JSON lines tables, here or at any fsspec URL, as documents.",
+        world="codeflow.corpus.files:world",
+        example='files=\'["~/src/project", "s3://bucket/stack/*.parquet"]\'',
+    ),
+    Verb(
         "prompts",
         "prompts",
         "codeflow.eval.prompts:run",

@@ -260,14 +260,15 @@ class WebQuality(_WebOperator):
         yield "many_words", n_words, self.max_words
         if len(words) < self.min_prose_words and not prose.is_unspaced:
             return
-        n_lines = max(1, len(prose.lines))
+        lines = [line for line in prose.lines if "\t\t" not in line]  # rows of tables are no sentences
+        n_lines = max(1, len(lines))
         yield "symbols", (prose.text.count("#") + _n_ellipses(prose.text)) / max(1, n_words), self.max_symbols_per_word
-        yield "bullet_lines", sum(line.startswith(_BULLETS) for line in prose.lines) / n_lines, self.max_bullet_lines
-        ellipses = sum(line.endswith(("...", "…")) for line in prose.lines) / n_lines
+        yield "bullet_lines", sum(line.startswith(_BULLETS) for line in lines) / n_lines, self.max_bullet_lines
+        ellipses = sum(line.endswith(("...", "…")) for line in lines) / n_lines
         yield "ellipsis_lines", ellipses, self.max_ellipsis_lines
-        punctuated = sum(line.endswith(_ENDS) for line in prose.lines) / n_lines
-        yield "unpunctuated_lines", 1 - punctuated, 1 - self.min_punctuated_lines
-        short = sum(len(line) <= self.short_line_characters for line in prose.lines) / n_lines
+        punctuated = sum(line.endswith(_ENDS) for line in lines) / n_lines
+        yield "unpunctuated_lines", 1 - punctuated if lines else 0.0, 1 - self.min_punctuated_lines
+        short = sum(len(line) <= self.short_line_characters for line in lines) / n_lines
         if not prose.is_unspaced:
             yield "short_lines", short, self.max_short_lines
             yield from self._of_words(words, document)
