@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.training_step import CONTEXT_TOKENS, ROWS, SHAPE, make_batch, make_trainee
+from benchmarks._transformers import SHAPE
+from benchmarks.training_step import CONTEXT_TOKENS, ROWS, make_batch, make_trainee
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
 from codeflow.train.allocator import kept_memory

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.generation import PEER, peer_python
+from benchmarks._transformers import PEER, SHAPE, peer_python
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
@@ -34,17 +34,6 @@ from codeflow.train.optimizer import Optimizer
 ROWS, CONTEXT_TOKENS, STEPS, ROUNDS = 4, 512, 5, 3
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {"fp32": 1.0, "bf16": 1.15}
-SHAPE = {
-    "vocab_size": 8192,
-    "hidden_size": 320,
-    "intermediate_size": 872,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
-    "head_dim": 64,
-    "max_position_embeddings": 512,
-    "rope_theta": 10000.0,
-}
 
 
 def make_batch() -> TensorBatch:

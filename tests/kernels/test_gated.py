@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from codeflow.kernels import cpu, reference
+from codeflow.kernels import arrays, cpu, reference
 from codeflow.kernels.documents import Documents
 from codeflow.kernels.memory import saved_bytes
 from tests.kernels.cases import NAMES, cast, gated, gradients, make_inputs, packed, relative
@@ -29,10 +29,14 @@ def _errors(found: list[Tensor], exact: list[Tensor], q: Tensor) -> dict[str, fl
     return errors | {"gate weight": relative(ours, best)}
 
 
+@pytest.mark.parametrize("most_threads", [0, 1000], ids=["torch", "compiled"])
 @pytest.mark.parametrize("elementwise", [False, True])
 @pytest.mark.parametrize("logit", [-8.0, -4.0, 0.0, 4.0, 8.0])
-def test_no_gate_loses_digits_in_bf16(logit: float, elementwise: bool) -> None:
+def test_no_gate_loses_digits_in_bf16(
+    logit: float, elementwise: bool, most_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At most twice the error of the path that stores both outputs, in every gradient, against fp64."""
+    monkeypatch.setattr(arrays, "_MOST_THREADS", most_threads)
     documents = packed(PACKING)
     inputs = make_inputs(2, 300, head_dim=16, elementwise=elementwise)
     inputs[5] = logit + 0.25 * inputs[5].detach()

@@ -59,9 +59,11 @@ def test_samples_depend_on_seed_and_number_alone(small_run: Path) -> None:
 
 
 def test_a_narrow_nucleus_is_greedy(small_run: Path) -> None:
-    greedy = generate_text(small_run / "loop", _request(prompt="x = "))
-    assert generate_text(small_run / "loop", _request(prompt="x = ", temperature=1.0, top_p=1e-6, seed=3)) == greedy
-    assert generate_text(small_run / "loop", _request(prompt="x = ", temperature=1.0, top_k=1, seed=4)) == greedy
+    (greedy,) = generate_text(small_run / "loop", _request(prompt="x = "))
+    for fields in ({"top_p": 1e-6, "seed": 3}, {"top_k": 1, "seed": 4}):
+        (found,) = generate_text(small_run / "loop", _request(prompt="x = ", temperature=1.0, **fields))
+        assert (found.ids, found.text, found.stop_reason) == (greedy.ids, greedy.text, greedy.stop_reason)
+        assert found.logprobs == pytest.approx(greedy.logprobs, abs=1e-5)
 
 
 def test_a_stop_token_and_a_stop_text_of_ones_own(small_run: Path) -> None:

@@ -1,9 +1,10 @@
-"""Runs in transformers' environment: seconds that its generation takes, greedy or sampled.
+"""Runs in transformers' environment: generates when it is told to, greedy or sampled, on one thread.
 
-    python greedy.py FOLDER JOBS OUTPUT
+    python greedy.py FOLDER JOBS
 
-JOBS is a JSON list of {"prompts": [[...]], "new": n, "rounds": r, "dtype": "float32", "sample": false}; OUTPUT gets a
-JSON list of {"seconds": best CPU seconds, "ids": [[...]]}. One thread.
+JOBS is a JSON list of {"prompts": [[...]], "new": n, "dtype": "float32", "sample": false}. Each line read is the number
+of a job, or "warm" and one, which generates four tokens; each is answered by a line of JSON,
+{"seconds": CPU seconds, "ids": [[...]]}.
 """
 
 from __future__ import annotations
@@ -11,31 +12,35 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 
+@cache
+def load(dtype: str) -> Any:
+    """Return the model in `dtype`."""
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="sdpa")
+    return model.to(getattr(torch, dtype)).eval()
+
+
 def main() -> None:
-    """Do all jobs."""
+    """Answer until the input ends."""
     torch.set_num_threads(1)
-    results = []
-    for job in json.loads(Path(sys.argv[2]).read_text()):
-        model = AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="sdpa")
-        model = model.to(getattr(torch, job["dtype"])).eval()
-        ids = torch.tensor(job["prompts"])
+    jobs = json.loads(Path(sys.argv[2]).read_text())
+    for line in sys.stdin:
+        *warm, number = line.split()
+        job = jobs[int(number)]
+        model, ids = load(job["dtype"]), torch.tensor(job["prompts"])
         options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
-        options |= {"do_sample": True, "top_k": 0} if job.get("sample") else {"do_sample": False}
-        model.generate(ids, max_new_tokens=4, **options)
-        best, found = float("inf"), None
-        for _ in range(job["rounds"]):
-            started = time.process_time()
-            found = model.generate(ids, max_new_tokens=job["new"], **options)
-            best = min(best, time.process_time() - started)
-        assert found is not None
-        results.append({"seconds": best, "ids": found[:, ids.shape[1] :].tolist()})
-    Path(sys.argv[3]).write_text(json.dumps(results))
+        options |= {"do_sample": True, "top_k": 0} if job["sample"] else {"do_sample": False}
+        started = time.process_time()
+        found = model.generate(ids, max_new_tokens=4 if warm else job["new"], **options)
+        seconds = time.process_time() - started
+        print(json.dumps({"seconds": seconds, "ids": found[:, ids.shape[1] :].tolist()}), flush=True)
 
 
 if __name__ == "__main__":

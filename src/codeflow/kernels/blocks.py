@@ -5,8 +5,9 @@ length are padded to one length and share their products, because many small pro
 padding. `Band`: a block and the window before it, all blocks in one product. The backward recomputes the weights from
 q, k and v: neither weights nor outputs are stored.
 
-Softmax is computed in fp32 inside; for bf16 inputs the scores and weights between the products are rounded to bf16, as
-in every eager bf16 implementation. On CPUs with bf16 instructions this is 2 to 3 times torch's own flash kernel.
+Softmax is computed in fp32 inside (`softmax`); for bf16 inputs the scores and weights between the products are rounded
+to bf16, as in every eager bf16 implementation. On CPUs with bf16 instructions this is 3 to 4 times torch's own flash
+kernel.
 
 Legend: G key/value heads, R query heads per key/value head, N rows * positions, D head dim, n = batch of a product.
 Queries come scaled by 1 / sqrt(D) as (G, N, R, D), keys and values as (G, N, D).
@@ -25,10 +26,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codeflow.kernels.documents import Documents
+from codeflow.kernels.softmax import KeyRanges
 
 _QUERY_BLOCK = 128  # positions; at 64 the products are too small, at 256 the wasted upper triangle costs more
 _SMALLEST_BAND = 16  # positions
-_SHORT_KEYS = 256  # rows up to this are quicker in torch's fp32 softmax than in its bf16 one
 _PAIRS_PER_CALL = 6000  # a product's fixed cost, in query-key pairs of four heads; 2000 to 12000 are equally good
 _PAIRS_PER_POSITION = 64  # what moving a position costs
 
@@ -70,11 +71,9 @@ class Causal:
     """All earlier positions of the document, and the query's own unless `strict` (then only first ones see theirs)."""
 
     def __init__(self, documents: Documents | None, like: Tensor, strict: bool = False) -> None:
-        """`like` (B, T, ...) gives length, dtype and device. Rows of one document each need no groups."""
-        triangle = torch.full((_QUERY_BLOCK, _QUERY_BLOCK), -torch.inf, dtype=like.dtype, device=like.device)
-        self._later = triangle.triu(0 if strict else 1)  # added to the scores of a block's own keys
-        self._first = self._later.clone()
-        self._first[0, 0] = 0
+        """`like` (B, T, ...) gives length and device. Rows of one document each need no groups."""
+        self._strict, self._device = strict, like.device
+        self._ranges: dict[tuple[int, int], KeyRanges] = {}  # by the first query of a block and the one after it
         self._length = like.shape[1]
         self._groups: list[_Group] = []
         if documents is not None:
@@ -133,7 +132,7 @@ class Causal:
         output = torch.empty_like(queries)
         for start, end in _query_blocks(keys.shape[1]):
             rows = slice(start * repeats, end * repeats)
-            weights = self._weights(queries[:, rows], keys[:, :end], repeats)
+            weights = self._seen(start, end).softmax(torch.bmm(queries[:, rows], keys[:, :end].mT))
             torch.bmm(weights, values[:, :end], out=output[:, rows])
         return output
 
@@ -146,8 +145,9 @@ class Causal:
         for start, end in reversed(blocks):
             rows = slice(start * repeats, end * repeats)
             seen = (queries[:, rows], keys[:, :end], values[:, :end])
-            weights = self._weights(*seen[:2], repeats)
-            parts = _product_gradients(seen, weights, d_output[:, rows], d_queries[:, rows], terms[:, rows])
+            parts = _product_gradients(
+                seen, self._seen(start, end), d_output[:, rows], d_queries[:, rows], terms[:, rows]
+            )
             if end == keys.shape[1]:  # the last block comes first and reaches all keys
                 d_keys, d_values = parts if len(blocks) == 1 else (_wide(x) for x in parts)  # sums are taken in fp32
             else:
@@ -155,55 +155,48 @@ class Causal:
                 d_values[:, :end] += parts[1]
         return Gradients(d_queries, d_keys.to(keys.dtype), d_values.to(values.dtype), terms)
 
-    def _weights(self, queries: Tensor, keys: Tensor, repeats: int) -> Tensor:
-        """Return softmax weights (n, rows, seen); the last keys are the queries' own positions."""
-        scores = torch.bmm(queries, keys.mT)
-        n_own = queries.shape[1] // repeats
-        hidden = self._first if n_own == keys.shape[1] else self._later
-        own = scores[..., -n_own:].unflatten(1, (n_own, repeats))
-        own += hidden[:n_own, None, :n_own]
-        return _softmax(scores)
+    def _seen(self, start: int, end: int) -> KeyRanges:
+        """Return what queries start..end of a document see of its keys 0..end."""
+        if (start, end) not in self._ranges:
+            last = torch.arange(start, end, device=self._device) + (0 if self._strict else 1)
+            if start == 0:
+                last[0] = 1
+            self._ranges[start, end] = KeyRanges(torch.zeros_like(last)[None], last[None], shared=start)
+        return self._ranges[start, end]
 
 
 class Band:
-    """The last `window` positions of the document: blocks of S >= W queries meet S + W keys, W positions a window."""
+    """The last `window` positions of the document: blocks of S queries meet S + W keys, W positions a window."""
 
-    def __init__(self, starts: Tensor, window: int, dtype: torch.dtype, strict: bool) -> None:
+    def __init__(self, starts: Tensor, window: int, strict: bool) -> None:
         """`starts` (N,): for each position of all rows in one line the one its document starts at."""
         self._n_positions, self._window = len(starts), window
         self._block = max(window, _SMALLEST_BAND)
-        n_blocks = -(-len(starts) // self._block)
-        query = torch.arange(n_blocks * self._block, device=starts.device).view(n_blocks, self._block, 1)
-        key = query[:, :1] - window + torch.arange(self._block + window, device=starts.device)
-        first = pad(starts, (0, query.numel() - len(starts)), value=len(starts)).view_as(query)
-        visible = (key < query if strict else key <= query) & (key > query - window) & (key >= first)
-        lone = (first == query) | (query >= len(starts)) | torch.full_like(visible, strict and window == 1)
-        visible |= lone & (key == query)  # who sees nothing sees itself: the caller sets the output to zero
-        bias = torch.zeros(visible.shape, dtype=dtype, device=starts.device)
-        self._bias = bias.masked_fill_(~visible, -torch.inf)[:, :, None]  # (blocks, S, 1, S + W)
-        self._keys = key.flatten().clamp(0, len(starts) - 1)
+        self._n_blocks = -(-len(starts) // self._block)
+        query = torch.arange(self._n_blocks * self._block, device=starts.device).view(self._n_blocks, self._block)
+        start = pad(starts, (0, query.numel() - len(starts)), value=len(starts)).view_as(query)
+        # who sees nothing sees itself: the caller sets the output to zero
+        lone = (start == query) | (query >= len(starts)) | (strict and window == 1)
+        begin = torch.where(lone, query, torch.maximum(query - window + 1, start))
+        end = torch.where(lone, query + 1, query if strict else query + 1)
+        left = query[:, :1] - window  # of a block's keys
+        self._ranges = KeyRanges(begin - left, end - left)
+        keys = left + torch.arange(self._block + window, device=starts.device)
+        self._keys = keys.flatten().clamp(0, len(starts) - 1)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attention`."""
         q, k, v = self._blocks(queries, keys, values)
-        return self._line(torch.bmm(self._weights(q, k), v), queries)
+        return self._line(torch.bmm(self._ranges.softmax(torch.bmm(q, k.mT)), v), queries)
 
     def backward(self, inputs: Sequence[Tensor], d_output: Tensor, terms_dim: int = 0) -> Gradients:
         """See `Attention`."""
         q, k, v = self._blocks(*inputs)
         (d_out,) = self._blocks(d_output)
         d_queries, terms = torch.empty_like(q), _empty_terms(q, terms_dim)
-        weights = self._weights(q, k)
-        d_keys, d_values = (
-            self._sum(x, inputs[1]) for x in _product_gradients((q, k, v), weights, d_out, d_queries, terms)
-        )
+        parts = _product_gradients((q, k, v), self._ranges, d_out, d_queries, terms)
+        d_keys, d_values = (self._sum(x, inputs[1]) for x in parts)
         return Gradients(self._line(d_queries, d_output), d_keys, d_values, self._line(terms, d_output))
-
-    def _weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        scores = torch.bmm(queries, keys.mT)
-        view = scores.view(-1, self._bias.shape[0], self._block, queries.shape[1] // self._block, keys.shape[1])
-        view += self._bias
-        return _softmax(scores)
 
     def _blocks(self, queries: Tensor, *keys_and_values: Tensor) -> list[Tensor]:
         """Cut (G, N, R, D) into (G * blocks, S * R, D), and (G, N, D) into (G * blocks, S + W, D)."""
@@ -218,40 +211,32 @@ class Band:
     def _line(self, blocks: Tensor, like: Tensor) -> Tensor:
         """Put (G * blocks, S * R, X) back into (G, N, R, X)."""
         n_heads, n_positions, repeats, _ = like.shape
-        n_blocks = len(self._bias)
-        return blocks.view(n_heads, n_blocks * self._block, repeats, blocks.shape[-1])[:, :n_positions]
+        return blocks.view(n_heads, self._n_blocks * self._block, repeats, blocks.shape[-1])[:, :n_positions]
 
     def _sum(self, blocks: Tensor, like: Tensor) -> Tensor:
-        """Add what each position got in its own block and as predecessor of the next one: -> (G, N, D)."""
+        """Add what each position got in its own block and in those after it: -> (G, N, D)."""
         n_heads, n_positions, head_dim = like.shape
-        before, own = blocks.view(n_heads, -1, self._window + self._block, head_dim).split(
-            [self._window, self._block], dim=2
-        )
-        own = own.contiguous()
-        own[:, :-1, self._block - self._window :] += before[:, 1:]
-        return own.flatten(1, 2)[:, :n_positions]
+        size, window = self._block, self._window
+        parts = blocks.view(n_heads, self._n_blocks, window + size, head_dim)
+        total = parts[:, :, window:].contiguous()
+        for back in range(1, min(-(-window // size), self._n_blocks - 1) + 1):
+            part = parts[:, back:, max(0, window - back * size) : window - (back - 1) * size]
+            total[:, :-back, size - part.shape[2] :] += part
+        return total.flatten(1, 2)[:, :n_positions]
 
 
 def _product_gradients(
-    inputs: Sequence[Tensor], weights: Tensor, d_output: Tensor, d_queries: Tensor, terms: Tensor
+    inputs: Sequence[Tensor], ranges: KeyRanges, d_output: Tensor, d_queries: Tensor, terms: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fill `d_queries` and `terms`; return the gradients of keys and values. All (n, rows or keys, D)."""
     queries, keys, values = inputs
-    d_weights = torch.bmm(d_output, values.mT)
-    if terms.shape[-1] == 1:
-        torch.sum(weights * d_weights, -1, keepdim=True, dtype=terms.dtype, out=terms)
-    elif terms.shape[-1]:
+    weights = ranges.softmax(torch.bmm(queries, keys.mT))
+    if terms.shape[-1] > 1:
         torch.mul(d_output, torch.bmm(weights, values), out=terms)
-    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+    sums = terms[..., 0] if terms.shape[-1] == 1 else None
+    d_scores = ranges.backward(weights, torch.bmm(d_output, values.mT), sums)
     torch.bmm(d_scores, keys, out=d_queries)
     return torch.bmm(d_scores.mT, queries), torch.bmm(weights.mT, d_output)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the last dim, in fp32 inside (fp64 for fp64)."""
-    if scores.dtype in (torch.float32, torch.float64) or scores.shape[-1] > _SHORT_KEYS:
-        return scores.softmax(-1)
-    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

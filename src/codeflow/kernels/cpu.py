@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from codeflow.kernels.arrays import as_array, compiled_functions, compiling_pays
 from codeflow.kernels.blocks import Attention, Band, Causal
 from codeflow.kernels.documents import Documents
 
@@ -68,8 +69,8 @@ class _View:
 
 def _causal(q: Tensor, documents: Documents | None) -> _View:
     if documents is None:
-        return _causal_rows(q.shape[1], q.dtype, q.device)
-    return documents.once(("causal", q.dtype), lambda: _View(Causal(documents, q)))
+        return _causal_rows(q.shape[1], q.device)
+    return documents.once("causal", lambda: _View(Causal(documents, q)))
 
 
 def _local(q: Tensor, documents: Documents | None, window: int, strict: bool) -> _View:
@@ -78,31 +79,29 @@ def _local(q: Tensor, documents: Documents | None, window: int, strict: bool) ->
     if window >= longest and not strict:
         return _causal(q, documents)
     if documents is None:
-        return _local_rows(q.shape[:2], window, strict, q.dtype, q.device)
-    return documents.once(
-        ("local", window, strict, q.dtype), lambda: _make_local(documents.starts, documents, window, strict, q.dtype)
-    )
+        return _local_rows(q.shape[:2], window, strict, q.device)
+    return documents.once(("local", window, strict), lambda: _make_local(documents.starts, documents, window, strict))
 
 
 @lru_cache(8)
-def _causal_rows(length: int, dtype: torch.dtype, device: torch.device) -> _View:
-    return _View(Causal(None, torch.empty((1, length), dtype=dtype, device=device)))
+def _causal_rows(length: int, device: torch.device) -> _View:
+    return _View(Causal(None, torch.empty((1, length), device=device)))
 
 
 @lru_cache(8)
-def _local_rows(shape: tuple[int, int], window: int, strict: bool, dtype: torch.dtype, device: torch.device) -> _View:
+def _local_rows(shape: tuple[int, int], window: int, strict: bool, device: torch.device) -> _View:
     starts = torch.zeros(shape, dtype=torch.int64, device=device)
-    return _make_local(starts, None, window, strict, dtype)
+    return _make_local(starts, None, window, strict)
 
 
-def _make_local(starts: Tensor, documents: Documents | None, window: int, strict: bool, dtype: torch.dtype) -> _View:
+def _make_local(starts: Tensor, documents: Documents | None, window: int, strict: bool) -> _View:
     n_rows, length = starts.shape
     here = torch.arange(length, device=starts.device)
     blind = ((starts == here) | (window == 1)).flatten() if strict else None
     if window > (length if documents is None else documents.longest):
-        return _View(Causal(documents, starts.to(dtype), strict), blind)
+        return _View(Causal(documents, starts, strict), blind)
     in_line = starts + length * torch.arange(n_rows, device=starts.device)[:, None]
-    return _View(Band(in_line.flatten(), window, dtype, strict), blind)
+    return _View(Band(in_line.flatten(), window, strict), blind)
 
 
 def _heads_first(x: Tensor, n_kv_heads: int, scale: float | None = None) -> Tensor:
@@ -158,8 +157,7 @@ class _Gated(torch.autograd.Function):
         queries = _heads_first(q, k1.shape[2], q.shape[-1] ** -0.5)
         global_part = whole.attention.forward(queries, *map(_kv_heads_first, (k1, v1)))
         local_part = local.dark(local.attention.forward(queries, *map(_kv_heads_first, (k2, v2))))
-        mixed = torch.lerp(local_part.to(gate.dtype), global_part.to(gate.dtype), gate)
-        return _heads_last(mixed.to(q.dtype), q.shape)
+        return _mix(global_part, local_part, gate, q.shape)
 
     @staticmethod
     @once_differentiable
@@ -171,9 +169,9 @@ class _Gated(torch.autograd.Function):
         scale = q.shape[-1] ** -0.5
         gate = _gate(gate_logits, k1.shape[2])
         queries = _heads_first(q, k1.shape[2], scale)
-        d_mixed = _heads_first(gradients[0], k1.shape[2])
-        d_global, d_local = (gate * d_mixed).to(q.dtype), local.dark(((1 - gate) * d_mixed).to(q.dtype))
+        d_global, d_local = _unmix(gradients[0], gate, queries)
         first = whole.attention.backward((queries, *map(_kv_heads_first, (k1, v1))), d_global, gate.shape[-1])
+        d_local = local.dark(d_local)
         second = local.attention.backward((queries, *map(_kv_heads_first, (k2, v2))), d_local, gate.shape[-1])
         d_q = _heads_last(first.queries + second.queries, q.shape).mul_(scale)
         d_logits = _heads_last((1 - gate) * first.terms - gate * second.terms, q.shape[:3] + gate.shape[-1:])
@@ -187,3 +185,24 @@ def _gate(gate_logits: Tensor, n_kv_heads: int) -> Tensor:
     logits = gate_logits[..., None] if gate_logits.dim() == 3 else gate_logits
     wide = torch.promote_types(logits.dtype, torch.float32)
     return _heads_first(logits, n_kv_heads).to(wide).sigmoid()
+
+
+def _mix(wide: Tensor, near: Tensor, gate: Tensor, shape: torch.Size) -> Tensor:
+    """Return gate * wide + (1 - gate) * near in `shape` (B, T, H, D); both parts (G, N, R, D)."""
+    if not compiling_pays(wide):
+        mixed = torch.lerp(near.to(gate.dtype), wide.to(gate.dtype), gate)
+        return _heads_last(mixed.to(wide.dtype), shape)
+    out = wide.new_empty((wide.shape[1], wide.shape[0], *wide.shape[2:]))
+    compiled_functions().mix(as_array(wide), as_array(near.contiguous()), gate.numpy(), as_array(out))
+    return out.view(shape)
+
+
+def _unmix(d_mixed: Tensor, gate: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `_mix` by its parts, shaped as `like` (G, N, R, D), for d_mixed (B, T, H, D)."""
+    if not compiling_pays(like):
+        d_heads = _heads_first(d_mixed, like.shape[0])
+        return (gate * d_heads).to(like.dtype), ((1 - gate) * d_heads).to(like.dtype)
+    d_wide, d_near = torch.empty_like(like), torch.empty_like(like)
+    d_heads = d_mixed.contiguous().view(like.shape[1], like.shape[0], *like.shape[2:])
+    compiled_functions().unmix(as_array(d_heads), gate.numpy(), as_array(d_wide), as_array(d_near))
+    return d_wide, d_near

@@ -5,8 +5,11 @@ Legend: B rows, T positions, C hidden size, H query heads, G key/value heads, D 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from codeflow.kernels.dispatch import Backend, causal_attention, gated_attention, shared_kv
 from codeflow.kernels.documents import Documents
@@ -14,6 +17,23 @@ from codeflow.model.config import ModelConfig
 from codeflow.model.rope import Rotation, rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys after RoPE and values, each (B, T, G, D)
+
+
+class _HeadLogits(torch.autograd.Function):
+    """The sum over c of source[b, t, h, c] * weight[h, c]; einsum's own backward makes an outer product of matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return torch.einsum("bthc,hc->bth", *inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        source, weight = ctx.saved_tensors
+        return gradients[0][..., None] * weight, torch.einsum("bth,bthc->hc", gradients[0], source)
 
 
 class GateProjection(nn.Module):
@@ -32,10 +52,14 @@ class GateProjection(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Return logits (B, T, H), or (B, T, H, D) per element, of queries (B, T, H, D) or hidden states (B, T, C)."""
-        of = "btc,hc" if self.research.gate_input == "hidden" else "bthc,hc"
+        hidden = self.research.gate_input == "hidden"
         if self.research.gate_per_element:
-            return torch.einsum(of.replace(",hc", ",hec->bthe"), source, self.weight) + self.bias
-        return torch.einsum(of + "->bth", source, self.weight) + self.bias
+            return torch.einsum("btc,hec->bthe" if hidden else "bthc,hec->bthe", source, self.weight) + self.bias
+        if hidden:
+            return torch.einsum("btc,hc->bth", source, self.weight) + self.bias
+        logits = _HeadLogits.apply(source, self.weight)
+        assert isinstance(logits, Tensor)
+        return logits + self.bias
 
 
 class SelfAttention(nn.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -230,27 +230,26 @@ class ContinuousBatch:
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             tops = [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
         rows = zip(jobs, chosen.tolist(), plain.tolist(), sampling.tolist(), tops, strict=True)
-        return [
-            self._record(job, Piece(job.ticket, token, plain_logprob, sampling_logprob, "", "", top))
-            for job, token, plain_logprob, sampling_logprob, top in rows
-        ]
+        return [self._record(*row) for row in rows]
 
-    def _record(self, job: _Job, piece: Piece) -> Piece:
+    def _record(
+        self, job: _Job, token: int, logprob: float, sampling_logprob: float, top: tuple[tuple[int, float], ...]
+    ) -> Piece:
         settings = job.settings
         job.n_made += 1
-        job.last = piece.id
-        text = job.text.push(piece.id) if job.text else ""
+        job.last = token
+        text = job.text.push(token) if job.text else ""
         reason = ""
-        if not math.isfinite(piece.logprob):
+        if not math.isfinite(logprob):
             reason = "invalid"
-        elif piece.id in settings.stop_ids or (job.text and job.text.stopped):
+        elif token in settings.stop_ids or (job.text and job.text.stopped):
             reason = "stop"
         elif job.n_made == job.n_allowed:
             reason = "length" if job.n_made == settings.max_new_tokens else "context"
         if reason:
             text += job.text.finish() if job.text else ""
             self._leave(job)
-        return replace(piece, text=text, stop_reason=reason)
+        return Piece(job.ticket, token, logprob, sampling_logprob, text, reason, top)
 
 
 def check_request(

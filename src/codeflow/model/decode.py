@@ -1,7 +1,7 @@
 """Running a model over a KV cache: prompts are read whole, then rows of any lengths go on by one or more tokens.
 
 Equal to the whole forward pass to rounding. Two forms of a step: torch operations, for any device, dtype and number of
-tokens; and compiled functions between the matrix products (`kernels.decode_step`) for one token per row on the CPU in
+tokens; and compiled functions between the matrix products (`kernels.compiled`) for one token per row on the CPU in
 fp32 and bf16, where the number of calls decides. The latter keeps its residual stream in fp32.
 
 Products are made with packed weights where oneDNN is at hand: faster, and a row's result does not depend on the rows
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
+from codeflow.kernels.arrays import as_array, compilable, compiled_functions
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block
@@ -78,8 +79,7 @@ class Decoder:
         model.config.check_decodable()
         self.model, self.config = model, model.config
         weight = model.embed_tokens.weight
-        possible = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-        self.compiled = possible if compiled is None else compiled and possible
+        self.compiled = compilable(weight) and compiled is not False
         blocks = [block for block in model.layers if isinstance(block, Block)]
         copy = sum(weight.nbytes for block in blocks for weight in block.parameters()) < _COPIED_BYTES
         self.layers = [_Layer.of(block, copy) for block in blocks]
@@ -243,9 +243,7 @@ class _CompiledStep:
     """
 
     def __init__(self, decoder: Decoder, row_tokens: int) -> None:
-        from codeflow.kernels import decode_step
-
-        self.kernels: Any = decode_step  # compiled: their parameters are not known to type checkers
+        self.kernels = compiled_functions()
         config, cache = decoder.config, decoder.cache
         model = decoder.model
         dtype = model.embed_tokens.weight.dtype
@@ -261,9 +259,9 @@ class _CompiledStep:
             None if gate is None else (gate.weight.float().numpy(), gate.bias.float().numpy())
             for gate in (block.gate_projection for block in blocks)
         ]
-        self.first = [(_array(cache.pool[0, i]), _array(cache.pool[1, i])) for i in range(len(blocks))]
+        self.first = [(as_array(cache.pool[0, i]), as_array(cache.pool[1, i])) for i in range(len(blocks))]
         self.later = [
-            [(_array(cache.rings[0, loop, i]), _array(cache.rings[1, loop, i])) for i in range(len(blocks))]
+            [(as_array(cache.rings[0, loop, i]), as_array(cache.rings[1, loop, i])) for i in range(len(blocks))]
             for loop in range(config.loop_num - 1)
         ]
         self._buffers: dict[int, list[tuple[Tensor, Any]]] = {}
@@ -278,17 +276,17 @@ class _CompiledStep:
         for loop in range(config.loop_num):
             scale = decoder.model.second_pass_scale if loop else 1.0
             for index, layer in enumerate(decoder.layers):
-                qkv = _array(layer.qkv(normed))
+                qkv = as_array(layer.qkv(normed))
                 common = (qkv, self.turns, (rows, cache.lengths, cache.table))
                 if loop == 0:
                     kernels.attend(*common, self.first[index], config.num_attention_heads, mixed_array)
                 else:
                     ring, gate = self.later[loop - 1][index], self.gates[index]
                     kernels.attend_gated(*common, self.first[index], ring, gate, mixed_array)
-                branch = _array(layer.output(mixed))
+                branch = as_array(layer.output(mixed))
                 kernels.add_norm(x, branch, scale, self.norms[index][1], epsilon, normed_array)
-                kernels.swiglu(_array(layer.gate_up(normed)), grown_array)
-                branch = _array(layer.down(grown))
+                kernels.swiglu(as_array(layer.gate_up(normed)), grown_array)
+                branch = as_array(layer.down(grown))
                 last = index + 1 == len(decoder.layers)
                 done = last and loop + 1 == config.loop_num
                 after = self.final_norm if done else self.norms[0 if last else index + 1][0]
@@ -306,13 +304,8 @@ class _CompiledStep:
             )
             like = decoder.model.embed_tokens.weight
             made = [torch.zeros((n_rows, size), dtype=like.dtype) for size in sizes]
-            self._buffers[n_rows] = [(tensor, _array(tensor)) for tensor in made]
+            self._buffers[n_rows] = [(tensor, as_array(tensor)) for tensor in made]
         return self._buffers[n_rows]
-
-
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """Return the memory of a CPU tensor: fp32 as it is, bf16 as its bits."""
-    return (tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
 
 
 def _product(copy: bool, *weights: Tensor) -> Product:

@@ -19,6 +19,7 @@ from torch import Tensor
 from codeflow.model.config import ModelConfig
 
 BLOCK_TOKENS = 32
+_LINE_BYTES = 64  # of the processor's cache; torch aligns its tensors to it, numpy does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,8 @@ class KeyValueCache:
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         self.n_blocks = max(blocks_of(pool_tokens), blocks_of(row_tokens))
         self.window = min(config.loop_window_size, row_tokens)
-        options = {"dtype": like.dtype, "device": like.device}
-        self.pool = torch.zeros((2, layers, self.n_blocks, heads, BLOCK_TOKENS, size), **options)
-        self.rings = torch.zeros((2, config.loop_num - 1, layers, n_rows, heads, self.window, size), **options)
+        self.pool = _zeros((2, layers, self.n_blocks, heads, BLOCK_TOKENS, size), like)
+        self.rings = _zeros((2, config.loop_num - 1, layers, n_rows, heads, self.window, size), like)
         self.table = np.zeros((n_rows, blocks_of(row_tokens)), np.int32)
         self.lengths = np.zeros(n_rows, np.int32)
         self._owners = np.zeros(self.n_blocks, np.int32)
@@ -127,6 +127,16 @@ class KeyValueCache:
         """Return copies of first-loop keys and values (B, G, S, D) in the `blocks` (B, S / T) of some rows."""
         keys, values = (self.pool[kind, layer][blocks].transpose(1, 2).flatten(2, 3) for kind in (0, 1))
         return keys, values
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros. On a CPU their memory is taken when it is first written to: most rows end before they are full."""
+    n_bytes = torch.Size(shape).numel() * like.dtype.itemsize
+    if like.device.type != "cpu" or not n_bytes:
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    raw = np.zeros(n_bytes + _LINE_BYTES, np.uint8)
+    begin = -raw.ctypes.data % _LINE_BYTES
+    return torch.from_numpy(raw[begin : begin + n_bytes]).view(like.dtype).view(shape)
 
 
 def blocks_of(n_tokens: int) -> int:

@@ -5,12 +5,16 @@ Legend: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from codeflow.core.config import Config
+from codeflow.kernels.arrays import as_array, compilable, compiled_functions
 
+_COLDEST = 1e-4  # logits divided by less leave fp32
 _BLOCK = 128  # at most so many probabilities are summed one by one when a token is looked up
 
 
@@ -29,7 +33,9 @@ class GenerateSettings(Config):
     max_batch: PositiveInt = 32
 
     @model_validator(mode="after")
-    def _fractions(self) -> GenerateSettings:
+    def _within_bounds(self) -> GenerateSettings:
+        if not (self.temperature == 0 or _COLDEST <= self.temperature < math.inf):
+            raise ValueError(f"temperature={self.temperature} must be 0 (greedy) or a number from {_COLDEST}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 switches it off")
         if not 0 <= self.min_p <= 1:
@@ -104,6 +110,10 @@ def log_total(logits: Tensor) -> Tensor:
 
 def choose(logits: Tensor, uniform: Tensor | None, settings: GenerateSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens (B,), their plain log-probabilities, and those under the distribution sampled from (greedy: 0)."""
+    if uniform is None and compilable(logits):
+        chosen, plain = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+        compiled_functions().greedy(as_array(logits), chosen.numpy(), plain.numpy())
+        return chosen, plain, torch.zeros(len(logits))
     if uniform is None:
         blocks = logits.unflatten(-1, (-1, _block(logits.shape[-1])))
         which = blocks.amax(-1).argmax(-1, keepdim=True)

@@ -1,10 +1,12 @@
-"""What lies between the matrix products of a decoding step on the CPU, compiled: norms, rotation, cache, attention.
+"""What lies between matrix products on the CPU, compiled: of a decoding step, and of attention in blocks.
 
-At one token per row a step is bound by the number of calls, not by arithmetic, so each function here does all of the
-work between two products, for rows of any lengths at once and without masks. Arithmetic is in fp32; a row's result
-does not depend on the other rows. Tensors come as arrays: fp32 as they are, bf16 as its bits in uint16.
+A decoding step at one token per row is bound by the number of calls, not by arithmetic, so each function does all of
+the work between two products, for rows of any lengths at once and without masks. What lies between the products of
+attention in blocks is bound by passes over memory, so each function makes one. Arithmetic is in fp32; a row's result
+does not depend on the other rows. Tensors come as arrays (`arrays.as_array`): fp32 as they are, bf16 as bits in uint16.
 
-Not covered: several tokens at once, fp64 and accelerators; `model.decode` has torch operations for those.
+Not covered: steps of several tokens, fp64 and accelerators; `model.decode`, `softmax` and `cpu` have torch operations
+for those.
 
 Legend: B rows, C hidden size, F intermediate size, H = G * R query heads, G key/value heads, D head dim, N cache blocks
 of T tokens each.
@@ -12,13 +14,17 @@ of T tokens each.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 _intrinsic: Any = intrinsic  # its calls lack the first parameter, which type checkers cannot know
@@ -30,12 +36,29 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _SMALLEST = np.float32(-87.0)  # exp of less is zero here
 
 
+class _SharedCache(FunctionCache):
+    """Machine code on disk, for processes that compile at the same time; one saves after the other.
+
+    numba's own chooses the name of a file from an index that it read before: two processes that compile for two dtypes
+    may choose one name, and whoever finds the wrong machine code under it from then on fails.
+    """
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save what was compiled for a signature; a folder that cannot be written is numba's to complain of."""
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):
+                Path(self.cache_path).mkdir(parents=True, exist_ok=True)
+                file = held.enter_context((Path(self.cache_path) / "compiled.lock").open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            super().save_overload(sig, data)
+
+
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile with numba, keeping machine code on disk where some folder can be written, and without where none can."""
-    try:
-        return numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(function)
-    except RuntimeError:  # numba found no writable place for its cache
-        return numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError):  # numba found no writable place for its cache
+        dispatcher._cache = _SharedCache(function)
+    return dispatcher
 
 
 @_intrinsic
@@ -85,6 +108,42 @@ def _stored(context: Any, value: Any, like: Any) -> Any:
         return builder.trunc(builder.lshr(rounded, ir.Constant(integer, 16)), ir.IntType(16))
 
     return types.uint16(types.float32, like), narrow
+
+
+@_intrinsic
+def _ordered(context: Any, value: Any) -> Any:
+    """Return the int32 that compares as the fp32 number does; NaN lies beyond the infinities."""
+
+    def order(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _flipped(builder, builder.bitcast(arguments[0], ir.IntType(32)))
+
+    return types.int32(types.float32), order
+
+
+@_intrinsic
+def _unordered(context: Any, value: Any) -> Any:
+    """Return the fp32 number of an `_ordered` one."""
+
+    def restore(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(_flipped(builder, arguments[0]), ir.FloatType())
+
+    return types.float32(types.int32), restore
+
+
+def _flipped(builder: Any, word: Any) -> Any:
+    """Flip all bits below the sign of a negative number; twice is none."""
+    integer = ir.IntType(32)
+    negative = builder.ashr(word, ir.Constant(integer, 31))
+    return builder.xor(word, builder.and_(negative, ir.Constant(integer, 0x7FFFFFFF)))
+
+
+@numba.njit(inline="always", fastmath=_FAST)
+def _largest(row: Any) -> Any:
+    """Return the largest number of a row as fp32; compared as integers, for LLVM keeps loops of fp32 maxima scalar."""
+    found = _ordered(_wide(row[0]))
+    for i in range(row.shape[0]):
+        found = max(found, _ordered(_wide(row[i])))
+    return _unordered(found)
 
 
 @numba.njit(inline="always", fastmath=_FAST)
@@ -177,9 +236,7 @@ def _attend(q, keys, values, group, blocks, n_tokens, scores, result):
                     total += q[r, d] * _wide(block[t, d])
                 scores[r, begin + t] = total
     for r in range(n_queries):
-        largest = scores[r, 0]
-        for t in range(n_tokens):
-            largest = max(largest, scores[r, t])
+        largest = _largest(scores[r, :n_tokens])
         total = np.float32(0.0)
         for t in range(n_tokens):
             weight = _exp(scores[r, t] - largest)
@@ -279,3 +336,102 @@ def attend_gated(qkv, turns, where, first, ring, gate, out):
                     place = (group * repeats + r) * size + d
                     value = near[r, d] + gates[r] * (wide[r, d] - near[r, d])
                     out[b, place] = _stored(value, out[b, place])
+
+
+@_compiled
+def greedy(logits, chosen, logprobs):
+    """Write where each row of logits (B, V) is largest to `chosen`, and its log-probability to `logprobs`, both (B,).
+
+    The first of equals is taken. A row with NaN or +infinity has the log-probability NaN.
+    """
+    for b in range(logits.shape[0]):
+        row = logits[b]
+        largest = _largest(row)
+        index = 0
+        while index < row.shape[0] - 1 and row[index] != largest:
+            index += 1
+        total = np.float32(0.0)
+        for v in range(row.shape[0]):
+            total += _exp(row[v] - largest)
+        chosen[b], logprobs[b] = index, -np.log(total)
+
+
+@_compiled
+def softmax(scores, first, end):
+    """Overwrite scores (n, rows, keys) by the softmax over keys first <= j < end of each row, zero elsewhere.
+
+    `first` and `end` (m, positions): product i has those of i % m; the rows of a position follow each other.
+    """
+    weights = np.empty(scores.shape[2], np.float32)
+    for i in range(scores.shape[0]):
+        seen = i % first.shape[0]
+        for r in range(scores.shape[1]):
+            low, high = _range(first[seen], end[seen], r, scores.shape[1])
+            scores[i, r, :low] = 0
+            scores[i, r, high:] = 0
+            row = scores[i, r, low:high]
+            largest, total = _largest(row), np.float32(0.0)
+            for j in range(row.shape[0]):
+                weights[j] = _exp(_wide(row[j]) - largest)
+                total += weights[j]
+            inverse = np.float32(1.0) / total
+            for j in range(row.shape[0]):
+                row[j] = _stored(weights[j] * inverse, row[j])
+
+
+@_compiled
+def softmax_backward(weights, d_weights, first, end, terms):
+    """Overwrite d_weights (n, rows, keys) by the gradient of the scores; terms (n, rows) = sum(weights * d_weights).
+
+    The rest is as in `softmax`.
+    """
+    for i in range(weights.shape[0]):
+        seen = i % first.shape[0]
+        for r in range(weights.shape[1]):
+            low, high = _range(first[seen], end[seen], r, weights.shape[1])
+            d_weights[i, r, :low] = 0
+            d_weights[i, r, high:] = 0
+            row, d_row = weights[i, r, low:high], d_weights[i, r, low:high]
+            total = np.float32(0.0)
+            for j in range(row.shape[0]):
+                total += _wide(row[j]) * _wide(d_row[j])
+            for j in range(row.shape[0]):
+                d_row[j] = _stored(_wide(row[j]) * (_wide(d_row[j]) - total), d_row[j])
+            terms[i, r] = total
+
+
+@numba.njit(inline="always")
+def _range(first, end, row, n_rows):
+    """Return first and end of a row."""
+    position = row if n_rows == first.shape[0] else row // (n_rows // first.shape[0])
+    return first[position], end[position]
+
+
+@_compiled
+def mix(wide, near, gate, out):
+    """Write gate * wide + (1 - gate) * near to `out` (N, G, R, D).
+
+    wide and near (G, N, R, D); gate (G, N, R, 1 or D) fp32.
+    """
+    n_gates = gate.shape[3]
+    for g in range(wide.shape[0]):
+        for n in range(wide.shape[1]):
+            for r in range(wide.shape[2]):
+                for d in range(wide.shape[3]):
+                    a, b = _wide(wide[g, n, r, d]), _wide(near[g, n, r, d])
+                    value = b + gate[g, n, r, d if n_gates > 1 else 0] * (a - b)
+                    out[n, g, r, d] = _stored(value, out[n, g, r, d])
+
+
+@_compiled
+def unmix(d_out, gate, d_wide, d_near):
+    """Write the gradients of `mix` by its parts to d_wide and d_near (G, N, R, D), for d_out (N, G, R, D)."""
+    n_gates = gate.shape[3]
+    for g in range(d_wide.shape[0]):
+        for n in range(d_wide.shape[1]):
+            for r in range(d_wide.shape[2]):
+                for d in range(d_wide.shape[3]):
+                    share = gate[g, n, r, d if n_gates > 1 else 0]
+                    value = _wide(d_out[n, g, r, d])
+                    d_wide[g, n, r, d] = _stored(share * value, d_wide[g, n, r, d])
+                    d_near[g, n, r, d] = _stored((np.float32(1.0) - share) * value, d_near[g, n, r, d])

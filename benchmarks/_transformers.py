@@ -1,0 +1,32 @@
+"""transformers as a peer: its environment, and the shape of 12.6 M matmul parameters that both sides are timed with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PEER = Path(__file__).parent / "peers" / "transformers"
+SHAPE: dict[str, Any] = {
+    "vocab_size": 8192,
+    "hidden_size": 320,
+    "intermediate_size": 872,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+}
+
+
+def peer_python() -> Path:
+    """Return the interpreter of transformers' environment, made first if it is not there."""
+    folder = PEER / ".venv" / "requirements"
+    if not (folder / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        requirements = str(PEER / "requirements.txt")
+        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-r", requirements], check=True)
+        (folder / "complete").touch()
+    return folder / "bin" / "python"
