@@ -176,7 +176,19 @@ def test_a_broken_model_is_named(temperature: float) -> None:
         generate(model, [[1, 2]], GenerateSettings(max_new_tokens=4, temperature=temperature))
 
 
-@pytest.mark.parametrize("fields", [{"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_p": math.nan},
+        {"min_p": -0.1},
+        {"max_new_tokens": 0},
+        {"temperature": 1e-30},
+        {"temperature": math.inf},
+        {"temperature": math.nan},
+    ],
+)
 def test_bad_settings(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(fields))):
         validate(GenerateSettings, {"max_new_tokens": 4} | fields)

@@ -142,6 +142,44 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
         save(model, tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_weights_of_another_kind_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
+    save(make_model(LOOPED), tmp_path)
+    _rewrite(tmp_path, lambda tensors: tensors.update({"model.norm.weight": torch.ones(16).to(dtype)}))
+    with pytest.raises(UserError, match=r"model\.norm\.weight is stored as (int32|float8_e4m3fn); convert"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"hidden_size": "wide", "head_dim": None}, "hidden_size"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
+        ({"loop_window_size": 0}, "loop_window_size=0"),
+        ({"loop_num": 0}, "loop_num=0"),
+        ({"rope_parameters": 3}, "rope_parameters=3 is no object"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type='yarn' is not supported"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_wrong_fields_of_a_config_are_named(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    save(make_model(LOOPED), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": 3}', '{"weight_map": {"lm_head.weight": 3}}', "[]"])
+def test_a_broken_index_is_a_user_error(tmp_path: Path, index: str) -> None:
+    save(make_model(SHAPE), tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match="index"):
+        load(tmp_path)
+
+
 def test_broken_directories_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         load(tmp_path)

@@ -20,6 +20,7 @@ from codeflow.solve.answer import STOP_IDS
 from codeflow.solve.prompt import fim_segments, render_prompt
 from codeflow.solve.serve import ServeConfig, Served, make_app
 from codeflow.tokens.chat import Message, prompt_segments
+from codeflow.tokens.special import SPECIAL_IDS, SPECIAL_TOKENS
 from codeflow.tokens.tokenizer import Tokenizer, TokenizerConfig, train
 
 CONTEXT_TOKENS = 128
@@ -150,6 +151,16 @@ def test_stop_strings_and_streams_of_several_choices(running: _Running) -> None:
     assert texts == [choice.text.partition(stop)[0] for choice in free.choices]
 
 
+def test_special_tokens_stop_by_name(running: _Running, served: Served) -> None:
+    every = [name for name in SPECIAL_TOKENS if name not in ("<|im_end|>", "<|endoftext|>")]
+    ids = served.tokenizer.encode("def")
+    expected = _alone(served, ids, 1, temperature=1.0, max_new_tokens=60, stop_ids=tuple(SPECIAL_IDS.values()))
+    fields: dict[str, Any] = {"model": "mine", "prompt": "def", "temperature": 1.0, "seed": 1, "max_tokens": 60}
+    found = running.client.completions.create(**fields, stop=every)
+    assert (found.choices[0].text, found.choices[0].finish_reason) == (expected.text, expected.stop_reason)
+    assert expected.stop_reason == "stop"
+
+
 def test_models_and_health(running: _Running) -> None:
     (model,) = running.client.models.list().data
     assert model.id == "mine"
@@ -174,6 +185,12 @@ def test_models_and_health(running: _Running) -> None:
         ("completions", {"model": "mine", "prompt": "x y " * 200}, 400, "context is 128 tokens, and the prompt has"),
         ("completions", {"model": "mine", "prompt": "\ud800"}, 400, "surrogate"),
         ("completions", {"model": "mine", "prompt": "x", "temperature": -1}, 400, "temperature=-1"),
+        ("completions", {"model": "mine", "prompt": "x", "temperature": 1e-300}, 400, "temperature=1e-300 must be 0"),
+        ("completions", b'{"model": "mine", "prompt": "x", "temperature": NaN}', 400, "temperature=nan"),
+        ("completions", b'{"model": "mine", "prompt": "x", "temperature": 1e999}', 400, "temperature=inf"),
+        ("completions", {"model": "mine", "prompt": "x", "stop": "<|im_ned|>"}, 400, "did you mean '<|im_end|>'"),
+        ("completions", {"model": "mine", "prompt": "x", "stop": [""]}, 400, "holds an empty text"),
+        ("completions", {"model": "mine", "prompt": {"text": "x"}}, 400, "prompt"),
         ("completions", {"model": "mine", "prompt": "x", "n": 1000}, 400, "must give 1 to 128 choices"),
         ("completions", {"model": "mine", "prompt": "x", "tools": []}, 400, "tools"),
         ("chat/completions", {"model": "mine", "messages": []}, 400, "messages"),

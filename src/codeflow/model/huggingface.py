@@ -195,12 +195,16 @@ def read_config(folder: Path) -> ModelConfig:
         )
     fields = {name: tree[name] for name in ModelConfig.model_fields if name in tree}
     rope = tree.get("rope_parameters") or {}  # how transformers 5 writes theta
+    if not isinstance(rope, dict):
+        raise UserError(f"{folder / CONFIG}: rope_parameters={rope!r} is no object; export the model again")
     if rope.get("rope_type", "default") != "default":
         raise UserError(f"{folder / CONFIG}: rope_type={rope['rope_type']!r} is not supported; only 'default' is")
     if "rope_theta" not in fields:
         fields["rope_theta"] = rope.get("rope_theta", 10000.0)
-    if fields.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= tree.keys():
-        fields["head_dim"] = tree["hidden_size"] // tree["num_attention_heads"]
+    if fields.get("head_dim") is None:
+        sizes = tree.get("hidden_size"), tree.get("num_attention_heads")
+        if all(isinstance(size, int) and size > 0 for size in sizes):  # others are refused below, by name
+            fields["head_dim"] = sizes[0] // sizes[1]
     if model_type != _RESEARCH_TYPE:
         fields.pop("research", None)
     if model_type in ("iquestloopcoder", _RESEARCH_TYPE):

@@ -19,6 +19,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.storage import atomic_path, write_text
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CHECKED_ELEMENTS = 1 << 22  # at one time, so that the check needs no memory of the tensor's size
 
 Shape = tuple[int, ...]
@@ -54,11 +55,14 @@ class StoredTensors:
                 self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor, mapped from its file. Raises UserError when it is NaN or infinite somewhere."""
+        """Return a tensor, mapped from its file. Raises UserError for NaN, infinity, and numbers of another kind."""
         path = self._files[name]
         if self._opened is None or self._opened[0] != path:
             self._opened = (path, _open(path))
         value = self._opened[1].get_tensor(name)
+        if value.dtype not in _DTYPES:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {name} is stored as {kind}; convert the weights to bfloat16 or float32 first")
         check_finite(name, value, str(path))
         return value
 
@@ -66,7 +70,10 @@ class StoredTensors:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold weights. Raises UserError when one is missing."""
     if (folder / INDEX).exists():
-        names = read_json(folder / INDEX).get("weight_map", {}).values()
+        where = read_json(folder / INDEX).get("weight_map")
+        names = list(where.values()) if isinstance(where, dict) else []
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"{folder / INDEX}: weight_map does not name files; export the model again")
         paths = [folder / name for name in sorted(set(names))]
     else:
         paths = [folder / WEIGHTS]

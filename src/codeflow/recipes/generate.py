@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from codeflow.core.config import Config, apply_overrides, validate
-from codeflow.core.errors import UserError, suggest
+from codeflow.core.errors import UserError
 from codeflow.core.manifest import BEGIN
 from codeflow.core.progress import say
 from codeflow.core.types import Segment
+from codeflow.solve.answer import stops
 from codeflow.solve.prompt import fim_segments, render_prompt
-from codeflow.tokens.special import END_OF_TEXT, IM_END, SPECIAL_IDS, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from codeflow.model.batching import Piece
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MODEL_CONFIG = "config.json"
 _SOURCES = ("prompt", "file", "fim", "chat")
-_ALWAYS_STOP = (END_OF_TEXT, IM_END)
 _MAX_ROWS = 16  # samples decoded at a time
 
 
@@ -88,7 +87,7 @@ def generate_text(
     """
     from codeflow.model.sampling import GenerateSettings
 
-    stop_ids, texts = _stops(request.stop)
+    stop_ids, texts = stops(request.stop)
     fields = request.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p"})
     settings = validate(GenerateSettings, {**fields, "stop_ids": stop_ids, "stop_texts": texts})
     parts = prompt_parts(request)
@@ -98,15 +97,6 @@ def generate_text(
     if any(one.stop_reason == "context" for one in found):
         say(f"stopped: the context of {model.config.max_position_embeddings} tokens is full")
     return found
-
-
-def _stops(stops: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the ids and the texts to stop at."""
-    unknown = [text for text in stops if text.startswith("<|") and text.endswith("|>") and text not in SPECIAL_IDS]
-    if unknown:
-        raise UserError(f"stop token '{unknown[0]}' is no special token{suggest(unknown[0], SPECIAL_TOKENS)}")
-    ids = {SPECIAL_IDS[name] for name in (*_ALWAYS_STOP, *stops) if name in SPECIAL_IDS}
-    return tuple(sorted(ids)), tuple(text for text in stops if text not in SPECIAL_IDS)
 
 
 def _nowhere(_: str) -> None:

@@ -16,7 +16,7 @@ from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError
 from codeflow.model.batching import Request
 from codeflow.model.sampling import GenerateSettings
-from codeflow.solve.answer import STOP_IDS
+from codeflow.solve.answer import stops
 from codeflow.solve.prompt import fim_segments, render_prompt
 from codeflow.tokens.chat import Message, ToolCall, prompt_segments
 from codeflow.tokens.tokenizer import Tokenizer
@@ -169,7 +169,8 @@ def _plan(
                 f"this model's context is {context_tokens} tokens, and the prompt has {len(prompt)}; shorten it"
             )
     fields = asked.model_dump(include={"temperature", "top_p", "top_k", "min_p"})
-    rest = {"max_new_tokens": n_new, "stop_ids": STOP_IDS, "stop_texts": asked.stop, "top_logprobs": top}
+    stop_ids, texts = stops(asked.stop)
+    rest = {"max_new_tokens": n_new, "stop_ids": stop_ids, "stop_texts": texts, "top_logprobs": top}
     settings = validate(GenerateSettings, fields | rest)
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
     prompts = [prompt for prompt in ids for _ in range(asked.n)]
