@@ -115,14 +115,14 @@ def tiny() -> TinyRecipe:
     """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
     lengths = Lengths(
         mid_steps=30,
-        sft_steps=290,
+        sft_steps=305,
         grpo_steps=125,
         more_sft_steps=480,
         thinking_sft_steps=160,
         thinking_grpo_steps=12,
         n_sft=14_000,
         n_rl=3_000,
-        n_heldout=1_200,
+        n_heldout=1_000,
         n_reasoning=3_300,
     )
     return _recipe("tiny", 40_000_000, (45, 130, 45), post_training(lengths))
@@ -183,7 +183,7 @@ def _chat_tasks() -> MicroTaskScoresConfig:
     instruct = ("sft_instruct", "sft_instruct_more", "rl_instruct")
     thinking = ("sft_thinking", "rl_thinking")
     return MicroTaskScoresConfig(
-        tasks=1200,  # so many that intervals are narrow enough to tell what GRPO did
+        tasks=1000,  # so many that intervals are narrow enough to tell what GRPO did
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
