@@ -1,6 +1,7 @@
 """What each choice of cutting text into words costs: bytes per token by language, with one choice changed at a time.
 
 Trained on nine tenths of the files of every language (at most some megabytes of each), measured on the other tenth.
+`--public` measures encodings of tiktoken beside them (it needs their files: by download, or in TIKTOKEN_CACHE_DIR).
 
     python -m campaigns pre_tokenization --folders ~/checkouts --vocabulary 76800 --table table.md
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+
+import tiktoken
 
 from campaigns._texts import sources, texts_by_language
 from codeflow.tokens.tokenizer import WORD_PATTERN, Tokenizer, TokenizerConfig, train
@@ -54,16 +57,16 @@ def _up_to(texts: list[str], n_bytes: int) -> Iterator[str]:
         yield text
 
 
-def measure(tokenizer: Tokenizer, held_out: dict[str, list[str]]) -> dict[str, float]:
+def measure(encode: Callable[[list[str]], list[list[int]]], held_out: dict[str, list[str]]) -> dict[str, float]:
     """Return bytes per token by language; "all" is the mean over languages of tokens per byte, turned over."""
     row = {}
     for language, texts in held_out.items():
-        n_tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
+        n_tokens = sum(len(ids) for ids in encode(texts))
         row[language] = sum(len(text.encode()) for text in texts) / n_tokens
     return row | {"all": len(row) / sum(1 / value for value in row.values())}
 
 
-def run(folders: list[Path], vocab_size: int) -> tuple[dict[str, dict[str, float]], int]:
+def run(folders: list[Path], vocab_size: int, public: list[str]) -> tuple[dict[str, dict[str, float]], int]:
     """Return variant -> language -> bytes per token, and the bytes trained on."""
     parts = {name: split(texts) for name, texts in texts_by_language(folders).items()}
     enough = {name: texts for name, (_, texts) in parts.items() if sum(map(len, texts)) >= LEAST_HELD_OUT_BYTES}
@@ -71,8 +74,11 @@ def run(folders: list[Path], vocab_size: int) -> tuple[dict[str, dict[str, float
     found = {}
     for name, pattern in VARIANTS.items():
         tokenizer = Tokenizer(train(sample, TokenizerConfig(vocab_size=vocab_size, pattern=pattern)))
-        found[name] = measure(tokenizer, enough)
+        found[name] = measure(tokenizer.encode_batch, enough)
         print(json.dumps({"variant": name, "vocab_size": tokenizer.vocab_size, **found[name]}), flush=True)
+    for name in public:
+        encoding = tiktoken.get_encoding(name)
+        found[f"{name} ({encoding.n_vocab:,})"] = measure(encoding.encode_ordinary_batch, enough)
     return found, sum(len(text.encode()) for text in sample)
 
 
@@ -91,9 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="campaigns pre_tokenization", description="Choices of the word pattern")
     parser.add_argument("--folders", type=Path, nargs="*", default=[])
     parser.add_argument("--vocabulary", type=int, default=76_800)
+    parser.add_argument("--public", nargs="*", default=[], metavar="ENCODING")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    found, n_bytes = run(arguments.folders, arguments.vocabulary)
+    found, n_bytes = run(arguments.folders, arguments.vocabulary, arguments.public)
     text = f"{table(found)}\n\nVocabulary {arguments.vocabulary:,}, trained on {n_bytes / 1e6:.0f} MB. "
     text += f"{sources(arguments.folders)}\n"
     print(text)

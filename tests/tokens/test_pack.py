@@ -18,7 +18,7 @@ from codeflow.core.records import write_records
 from codeflow.core.types import Sample, Segment
 from codeflow.tokens.batch import DOCUMENT_START, LOSS
 from codeflow.tokens.best_fit import CUT_BIT, best_fit_rows, cut_documents, fill_rows, multiset_hash
-from codeflow.tokens.pack import PackConfig, cut_tokens, place_pieces, run
+from codeflow.tokens.pack import PackConfig, cut_pieces, cut_tokens, place_pieces, run
 from codeflow.tokens.render import render, render_segments
 from codeflow.tokens.special import END_OF_TEXT, FIM_MIDDLE, PAD_ID
 from codeflow.tokens.token_shard import TokenSet, read_index
@@ -252,6 +252,26 @@ def test_long_samples_are_cut_where_they_say(packed: Packed, tokenizer: Tokenize
         assert len(starts) == manifest.metrics["sets"]["code"]["n_pieces"] > 3
         assert sum(start != "def" for start in starts) >= inside
         assert inside or set(starts) == {"def"}
+
+
+def test_documents_are_cut_less_early_where_rows_would_not_be_full() -> None:
+    numbers = np.random.default_rng(0)
+    lengths = numbers.integers(500, 1500, 400)
+    tokens = numbers.integers(5, 10, lengths.sum(), dtype=np.uint32)
+    marked = numbers.random(len(tokens)) < 1 / 80
+    tokens[marked] |= CUT_BIT
+
+    def rows_and_marked(**fields: float) -> tuple[int, float]:
+        config = PackConfig(context_tokens=512, **fields)  # type: ignore[arg-type]
+        offsets, sizes = cut_pieces(tokens, lengths, LINE_END, config)
+        assert sizes.sum() == len(tokens)
+        inside = np.setdiff1d(offsets, np.cumsum(lengths) - lengths)
+        return place_pieces(sizes, 512, 0)[1], float(marked[inside].mean())
+
+    (free_rows, free), (full_rows, full) = rows_and_marked(least_fill=0.0), rows_and_marked(least_fill=0.97)
+    assert len(tokens) / (free_rows * 512) < 0.97 <= len(tokens) / (full_rows * 512)
+    assert free > full > rows_and_marked(syntax_slack=0.0)[1]
+    assert rows_and_marked(least_fill=1.0) == (free_rows, free)  # beyond reach: as asked
 
 
 @pytest.mark.parametrize("capacity", [2048, 32768])

@@ -160,7 +160,7 @@ def post_training(lengths: Lengths) -> PostTraining:
         reasoning=ReasoningConfig(n_programs=lengths.n_reasoning),
         stage1=_mid_stage("stage1", MID_TRAINING_32K, mid),
         stage2=_mid_stage("stage2", MID_TRAINING_128K, mid),
-        pack=PackConfig(context_tokens=512),
+        pack=PackConfig(context_tokens=512, least_fill=0),
         instruct=_path("instruct", lengths.sft_steps, lengths.grpo_steps),
         thinking=_path("thinking", lengths.thinking_sft_steps, lengths.thinking_grpo_steps),
         # Another seed than the start's: the same one would read the rows again that the start has just seen.
@@ -194,7 +194,7 @@ def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
         repository=RepoContextConfig(
             max_sample_tokens=context, snippet_characters=800, context_characters=3 * context, fim=fim
         ),
-        pack=PackConfig(context_tokens=context),
+        pack=PackConfig(context_tokens=context, least_fill=0),  # rows this short: definitions stay whole
         dense=common.model_copy(update={"phase": f"dense_{name}"}),
         loop=common.model_copy(update={"phase": f"loop_{name}", "second_pass_ramp_steps": ramp}),
     )

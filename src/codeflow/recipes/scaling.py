@@ -96,7 +96,7 @@ def scaling() -> ScalingRecipe:
     return ScalingRecipe(
         collect=CollectConfig(cap_bytes=30_000_000, general_cap_bytes=8_000_000),
         tokenizer=TokenizerConfig(vocab_size=vocab_size, sample_bytes=4 * 2**20),
-        pack=PackConfig(context_tokens=context_tokens),
+        pack=PackConfig(context_tokens=context_tokens, least_fill=0),  # rows this short: definitions stay whole
         sweep=sweep,
         mixture_plan=AllocateConfig(
             n_parameters=count_parameters(size.model(vocab_size, context_tokens)).total,

@@ -170,7 +170,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTr
         tokenizer=TokenizerConfig(vocab_size=8192, sample_bytes=min(8 * 2**20, cap_bytes)),
         evolution=EvolutionConfig(),
         samples=SamplesConfig(fim=FimConfig(max_characters=FIM_CHARACTERS, max_middle_characters=FIM_CHARACTERS // 2)),
-        pack=PackConfig(context_tokens=CONTEXT_TOKENS),
+        pack=PackConfig(context_tokens=CONTEXT_TOKENS, least_fill=0),  # rows this short: definitions stay whole
         train=_phases(*steps),
         post=post,
         evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, documents_per_domain=24, micro_tasks=_chat_tasks()),

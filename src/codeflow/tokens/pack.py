@@ -4,8 +4,9 @@ Encoding is sharded over processes, one job per sample file, into `progress/`; p
 encoded files at a time, so memory is bounded by `group_tokens` whatever the size of the set. A document longer than
 the context becomes several pieces, each a document of its own in its row. A cut comes at a point that the sample
 carries (syntax boundaries) where one is in the last `syntax_slack` of the context, else after a line break where one is
-among the last `cut_slack_tokens` tokens that fit, else where the context ends. Nothing is lost or repeated: the hash of
-the token multiset is taken when encoding and again from the files written, and the two must agree.
+among the last `cut_slack_tokens` tokens that fit, else where the context ends. Where pieces that were cut early leave
+rows less than `least_fill` full, for want of short documents, the slack is halved until they do not. Nothing is lost or
+repeated: the hash of the token multiset is taken when encoding and again from the files written; the two must agree.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class PackConfig(Config):
     context_tokens: int = Field(default=512, ge=2)
     cut_slack_tokens: int = Field(default=16, ge=0)  # a long document is cut at a line at most this much early
     syntax_slack: float = Field(default=0.25, ge=0, lt=1)  # and at a point of its own at most this share of the context
+    least_fill: float = Field(default=0.99, ge=0, le=1)  # rows emptier than this have documents cut less early
     group_tokens: int = Field(default=2**25, ge=1)  # encoded files are packed together up to about this many tokens
     sets: tuple[str, ...] = ()  # which sets to pack; empty: all that the samples hold
     seed: int = 0
@@ -238,10 +240,9 @@ def pack_group(
     """
     import numpy as np
 
-    from codeflow.tokens.best_fit import cut_documents, multiset_hash
+    from codeflow.tokens.best_fit import multiset_hash
 
-    slack = (config.cut_slack_tokens, int(config.syntax_slack * config.context_tokens))
-    offsets, sizes = cut_documents(tokens, lengths, line_end, config.context_tokens, *slack)
+    offsets, sizes = cut_pieces(tokens, lengths, line_end, config)
     rows, n_rows = place_pieces(sizes, config.context_tokens, _row_seed(config.seed, stem.name))
     order = np.argsort(rows, kind="stable")
     _write_rows(stem, tokens, (offsets[order], sizes[order], rows[order]), n_rows, config.context_tokens)
@@ -249,6 +250,26 @@ def pack_group(
     assert written["hash"] == int(multiset_hash(tokens)), f"{stem}: the rows do not hold the tokens that were encoded"
     n_cut = int(np.count_nonzero(lengths > config.context_tokens))
     return {**written, "n_documents": len(lengths), "n_cut_documents": n_cut, "n_pieces": len(sizes)}
+
+
+def cut_pieces(
+    tokens: NDArray[np.uint32], lengths: NDArray[np.int64], line_end: NDArray[np.bool_], config: PackConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return offsets and sizes of the pieces (P,), cut with the largest slack whose rows are full enough.
+
+    Slacks are the one asked for, its halves, and none; where none suffices, the one asked for is taken.
+    """
+    from codeflow.tokens.best_fit import best_fit_rows, cut_documents
+
+    context_tokens, slack = config.context_tokens, int(config.syntax_slack * config.context_tokens)
+    most_rows = len(tokens) / (config.least_fill * context_tokens) if config.least_fill else float("inf")
+    asked = pieces = cut_documents(tokens, lengths, line_end, context_tokens, config.cut_slack_tokens, slack)
+    while best_fit_rows(pieces[1], context_tokens)[1] > most_rows:
+        if not slack:
+            return asked
+        slack //= 2
+        pieces = cut_documents(tokens, lengths, line_end, context_tokens, config.cut_slack_tokens, slack)
+    return pieces
 
 
 def _row_seed(seed: int, name: str) -> int:
