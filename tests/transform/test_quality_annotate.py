@@ -15,6 +15,7 @@ from codeflow.core.records import read_shards, write_records
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.endpoint.chat import EndpointConfig
+from codeflow.transform.operator import with_tags
 from codeflow.transform.quality_annotate import AnnotateConfig, Grade, domain_for, kappa, request_for, run
 from codeflow.transform.quality_labels import LabelledDocument
 from codeflow.transform.toxicity_examples import TOXICITY_EXAMPLES
@@ -131,10 +132,10 @@ def test_work_above_the_allowed_cost_does_not_begin(tmp_path: Path) -> None:
         run(AnnotateConfig(endpoint=endpoint, max_cost=0.5), {"documents": tmp_path / "in"}, tmp_path / "out")
 
 
-def test_each_domain_has_its_rubric_and_mathematics_comes_by_source() -> None:
+def test_each_domain_has_its_rubric_and_formulas_make_mathematics() -> None:
     assert domain_for(document("x")) == "code"
     assert domain_for(document("x", "Markdown")) == "general"
-    assert domain_for(document("x", "Markdown", "mathematics")) == "mathematics"
+    assert domain_for(with_tags(document("x", "Markdown"), {"n_formulas": 3.0})) == "mathematics"
     assert domain_for(document("x", "JSON")) is None
     texts = {d: request_for("x", "Text", d, 0).messages[0][1] for d in ("code", "general", "mathematics")}
     assert len(set(texts.values())) == 3

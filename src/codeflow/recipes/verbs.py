@@ -180,6 +180,14 @@ _TABLE = (
         processes=True,
     ),
     Verb(
+        "mathematics",
+        "documents",
+        "codeflow.transform.mathematics:run",
+        "codeflow.transform.mathematics:MathematicsConfig",
+        "Keep the prose with formulas, its formulas as TeX in one notation.",
+        ("documents",),
+    ),
+    Verb(
         "annotate",
         "labels",
         "codeflow.transform.quality_annotate:run",

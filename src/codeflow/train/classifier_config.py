@@ -22,6 +22,7 @@ class TransformerProxyConfig(Config):
     epochs: int = Field(default=6, ge=1)  # the best on the validation repositories is kept
     batch_rows: int = Field(default=32, ge=1)
     language_weight: float = Field(default=0.2, ge=0)  # of the next-token loss beside the label's; 0: none
+    language_stride: int = Field(default=16, ge=1)  # it is taken at every so-manyth token: the vocabulary is the cost
     window_shift: bool = True  # train on windows that begin at a random line, half of the time
     optimizer: OptimizerConfig = OptimizerConfig(muon_learning_rate=0.01, adamw_weight_decay=0.01)
     schedule: ScheduleConfig = ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.9, end_factor=0.0)

@@ -93,7 +93,7 @@ def train_transformer(
             network.train()
             for rows in _batches(np.array([len(ids) for ids in encoded]), config.batch_rows, generator):
                 step += 1
-                _loss(network, [encoded[row] for row in rows.tolist()], labels[rows], config).backward()
+                _loss(network, [encoded[row] for row in rows.tolist()], labels[rows], config, step).backward()
                 masters.step(factor(config.schedule, step, steps))
                 bar.advance()
             network.eval()
@@ -110,16 +110,24 @@ def _loss(
     encoded: list[NDArray[np.int64]],
     labels: NDArray[np.float64],
     config: TransformerProxyConfig,
+    start: int,
 ) -> Tensor:
+    """Return the cross-entropy with the labels (B,), and the weighted next-token loss on the same windows.
+
+    The latter is taken at every `language_stride`-th of the T - 1 places, P in all, from `start` on (cyclically).
+    """
     ids, lengths = padded(encoded)
     hidden = network.backbone(ids)  # (B, T, C)
     loss = binary_cross_entropy_with_logits(
         network.pooled_logits(hidden, lengths), torch.from_numpy(labels).to(torch.float32)
     )
     if config.language_weight and ids.shape[1] > 1:
-        targets = ids[:, 1:].masked_fill(torch.arange(1, ids.shape[1])[None] >= lengths[:, None], -100)
-        logits = network.backbone.lm_head(hidden[:, :-1])  # (B, T - 1, V)
-        loss = loss + config.language_weight * cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        stride = config.language_stride
+        places = torch.arange(ids.shape[1] - 1)[start % stride :: stride]  # (P,)
+        targets = ids[:, places + 1].masked_fill(places[None] + 1 >= lengths[:, None], -100)
+        if (targets >= 0).any():
+            logits = network.backbone.logits(hidden[:, places])  # (B, P, V)
+            loss = loss + config.language_weight * cross_entropy(logits.flatten(0, 1), targets.flatten())
     return loss
 
 

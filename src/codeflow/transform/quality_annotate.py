@@ -32,6 +32,7 @@ from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Document
 from codeflow.endpoint.chat import Answer, ChatClient, EndpointConfig, Failure, Request, cost_of, estimated_cost
+from codeflow.transform.mathematics import N_FORMULAS
 from codeflow.transform.quality_labels import LabelledDocument
 from codeflow.transform.toxicity_examples import TOXICITY_EXAMPLES
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 SCALES = {"information_density": 5, "educational_value": 5, "toxicity": 3}  # grade -> its largest value
 N_PASSES = 2
-MATHEMATICS = "mathematics"  # the domain, and the source of its documents
 
 _SCALE_TEXT = """Give three whole numbers.
 
@@ -101,11 +101,11 @@ def schema() -> dict[str, Any]:
 def domain_for(document: Document) -> str | None:
     """Return the rubric of a document: code, general or mathematics; None for data, which is not graded.
 
-    Mathematics is prose whose source says so.
+    Mathematics is prose in which the stage `mathematics` has found formulas.
     """
     domain = domain_of(document.language)
-    if domain == "general" and document.origin.source == MATHEMATICS:
-        return MATHEMATICS
+    if domain == "general" and document.tags.get(N_FORMULAS):
+        return "mathematics"
     return domain if domain in _EDUCATIONAL else None
 
 
