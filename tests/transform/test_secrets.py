@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
-from codeflow.transform.secrets import ReplaceSecrets, find_secrets
+from codeflow.transform import secrets
+from codeflow.transform.secrets import ReplaceSecrets, find_secrets, literals_in
 
 ALNUM = string.ascii_letters + string.digits
 RANDOM = random.Random(5)
@@ -142,3 +143,26 @@ def test_any_text_gives_ordered_spans_inside_it(text: str) -> None:
         at = secret.end
     result = replaced(text)
     assert result.id == sha256_text(result.text)
+
+
+PIECES = [
+    *secrets._LITERALS,
+    *(literal[:-1] for literal in secrets._LITERALS),
+    "x",
+    "\u00e9",
+    "\ud800",
+    "p_",
+    "AK",
+    "s.",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_literals_are_those_that_a_search_finds(text: str) -> None:
+    assert literals_in(text) == {literal for literal in secrets._LITERALS if literal in text}
+
+
+@pytest.mark.parametrize("literal", secrets._LITERALS)
+def test_every_literal_is_found_at_both_ends(literal: str) -> None:
+    assert literals_in(literal) >= {literal}
+    assert literals_in(literal[1:]) == {other for other in secrets._LITERALS if other in literal[1:]}

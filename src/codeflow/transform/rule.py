@@ -83,10 +83,11 @@ class Page:
         starts = np.concatenate([[0], np.flatnonzero(self.array == _NEWLINE) + 1])
         return starts[:-1] if starts[-1] == len(self.data) else starts
 
-    @property
+    @functools.cached_property
     def n_lines(self) -> int:
-        """The number of lines."""
-        return self.line_starts.size
+        """The number of lines, without the empty one behind the last newline."""
+        text = self.document.text
+        return text.count("\n") + (text != "" and not text.endswith("\n"))
 
     @functools.cached_property
     def _letters(self) -> npt.NDArray[np.bool_]:

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from codeflow.core.types import Document
 from codeflow.transform.operator import Drop, Operator, with_tags, with_text
 
@@ -109,6 +111,21 @@ _PATTERNS = (
 )
 
 _LITERALS = tuple(sorted({literal for pattern in _PATTERNS for literal in pattern.literals}))
+
+
+def _rare_pair(literal: str) -> int:
+    """Return where in a literal the pair with the fewest small letters starts, which code holds least."""
+    return min(
+        range(len(literal) - 1), key=lambda at: (sum(c.islower() + (c == "_") / 2 for c in literal[at : at + 2]), at)
+    )
+
+
+_AT_PAIR: dict[bytes, list[tuple[int, str, bytes]]] = {}
+for _literal in _LITERALS:
+    _at = _rare_pair(_literal)
+    _AT_PAIR.setdefault(_literal[_at : _at + 2].encode(), []).append((_at, _literal, _literal.encode()))
+_IS_RARE = np.zeros(1 << 16, bool)
+_IS_RARE[[int.from_bytes(pair, "big") for pair in _AT_PAIR]] = True
 
 _KEY_RUN = re.compile(r"[A-Za-z0-9+/]{24}")
 _NOT_KEY_BODY = re.compile(r"[^A-Za-z0-9+/=\s\\\"',#*:-]")
@@ -247,7 +264,7 @@ def find_secrets(text: str, emails: bool = True, ip_addresses: bool = True, assi
 
 
 def _by_pattern(text: str) -> Iterator[Secret]:
-    present = {literal for literal in _LITERALS if literal in text}
+    present = literals_in(text)
     if not present:
         return
     for pattern in _PATTERNS:
@@ -259,6 +276,23 @@ def _by_pattern(text: str) -> Iterator[Secret]:
             if "body" in groups and not _is_key_body(match["body"]):
                 continue
             yield Secret(match.start(group), match.end(group), pattern.kind)
+
+
+def literals_in(text: str) -> set[str]:
+    """Return which of the patterns' literals occur in `text`.
+
+    One look at all pairs of bytes instead of a search for each literal, which takes a third of the time: every literal
+    has a pair that code hardly ever holds, and only where one of those stands the text is compared.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    codes = np.frombuffer(data, np.uint8).astype(np.uint16)
+    pairs = (codes[:-1] << 8) | codes[1:]
+    found: set[str] = set()
+    for at in np.flatnonzero(_IS_RARE[pairs]).tolist():
+        for offset, literal, encoded in _AT_PAIR[data[at : at + 2]]:
+            if at >= offset and data.startswith(encoded, at - offset):
+                found.add(literal)
+    return found
 
 
 def _is_key_body(body: str) -> bool:
