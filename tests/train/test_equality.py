@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from codeflow.parallel import checkpoint
+from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.mesh import world
+from codeflow.parallel.place import place, whole
+from codeflow.train.config import OptimizerConfig
+from codeflow.train.loop import Trainee, train_step
+from codeflow.train.losses import NextToken, Objective
+from codeflow.train.optimizer import Optimizer
 from tests.ranks import run_ranks
-from tests.train.equality import Case, differences, train_all
+from tests.train.equality import Case, differences, make_model, own_batches, train_all
 
 CONTEXT, TENSOR = {"context": 2}, {"tensor": 2}
 QUICK = [
@@ -65,3 +74,34 @@ def test_two_processes_that_share_rows_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_ranks", CASES)
 def test_all_layouts_train_as_one(n_ranks: int, tmp_path: Path) -> None:
     check(n_ranks, CASES[n_ranks], tmp_path)
+
+
+def reshard(layouts: list[dict[str, Any]], folder: Path) -> None:
+    """Train two steps on the first layout and save; every other layout must hold the same, and save it alike."""
+    case = Case("reshard", {}, micro_rows=2)
+    expected: dict[str, torch.Tensor] = {}
+    for number, axes in enumerate(layouts):
+        config = MeshConfig.model_validate(axes)
+        with world(config) as here:
+            model = make_model(case)
+            objective = Objective(model, NextToken())
+            placed = place(model, objective, model.layers, here.mesh, torch.float32, config)
+            optimizer = Optimizer(placed.masters, OptimizerConfig(), torch.float32)
+            masters = {name: master.detach() for name, master in placed.masters.items()}
+            state = {**masters, **optimizer.tensors()}
+            if number:
+                checkpoint.load(folder / f"{number - 1}", state)
+            else:
+                trainee = Trainee(objective, placed, optimizer, here)
+                for step in range(2):
+                    train_step(trainee, own_batches(case, here, step), 1.0, 1e9)
+                expected = {name: whole(tensor).clone() for name, tensor in state.items()}
+            for name, tensor in state.items():
+                assert torch.equal(whole(tensor), expected[name]), (axes, name)
+            checkpoint.save(folder / f"{number}", 2, state, {}, here)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_layout_fits_every_other(tmp_path: Path) -> None:
+    layouts = [{"context": 2, "tensor": 2}, {"data": 2}, {"tensor": 2}, {"data": 2, "context": 2}, {}, {"context": 4}]
+    run_ranks(4, tmp_path, reshard, [*layouts, layouts[0]], tmp_path)

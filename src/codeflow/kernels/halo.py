@@ -10,14 +10,15 @@ Legend: B rows, S positions of a rank, X whatever follows.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from codeflow.kernels.zigzag import Zigzag
+from codeflow.kernels.zigzag import Piece, Zigzag
 
 
 def with_halo(x: Tensor, width: int, zigzag: Zigzag, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
@@ -31,58 +32,65 @@ class _Halo(torch.autograd.Function):
         x, width, zigzag, group = inputs
         ctx.width, ctx.zigzag, ctx.group = width, zigzag, group
         own = dict(zip(zigzag.chunks(), x.chunk(2, 1), strict=True))
-        found: dict[int, list[Tensor]] = {chunk: [] for chunk in own}
-        ops: list[dist.P2POp] = []
-        for source, chunk, first, end in zigzag.pieces(width):
-            sender, receiver = zigzag.owner(source), zigzag.owner(chunk)
-            if zigzag.rank not in (sender, receiver):
-                continue
-            piece = own[source][:, _within(source, first, end, zigzag)] if sender == zigzag.rank else None
-            if receiver == zigzag.rank:
-                shape = (x.shape[0], end - first, *x.shape[2:])
-                found[chunk].append(x.new_empty(shape) if piece is None else piece)
-                if piece is None:
-                    ops.append(dist.P2POp(dist.irecv, found[chunk][-1], group=group, group_peer=sender))
-            elif piece is not None:
-                ops.append(dist.P2POp(dist.isend, piece.contiguous(), group=group, group_peer=receiver))
-        _finish(ops)
-        return tuple(torch.cat([*found[chunk], own[chunk]], 1) for chunk in own)
+        before: dict[int, list[Tensor]] = {chunk: [] for chunk in own}
+        moves = [_Move(zigzag.owner(piece.source), zigzag.owner(piece.chunk), piece) for piece in zigzag.pieces(width)]
+        for piece, rows in _moved(moves, lambda piece: own[piece.source][:, _within(piece, zigzag)], x, group):
+            before[piece.chunk].append(rows)
+        return tuple(torch.cat([*before[chunk], own[chunk]], 1) for chunk in own)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        width, zigzag, group = ctx.width, ctx.zigzag, ctx.group
+        zigzag = ctx.zigzag
         whole = dict(zip(zigzag.chunks(), gradients, strict=True))
-        begins = {chunk: max(0, chunk * zigzag.chunk_length - width) for chunk in whole}
         d_own = {chunk: part[:, -zigzag.chunk_length :].clone() for chunk, part in whole.items()}
-        arriving: list[tuple[int, slice, Tensor]] = []
-        ops: list[dist.P2POp] = []
-        for source, chunk, first, end in zigzag.pieces(width):
-            owner, sender = zigzag.owner(source), zigzag.owner(chunk)  # gradients go the other way
-            piece = whole[chunk][:, first - begins[chunk] : end - begins[chunk]] if sender == zigzag.rank else None
-            if owner == zigzag.rank:
-                like = d_own[source]
-                got = like.new_empty((like.shape[0], end - first, *like.shape[2:])) if piece is None else piece
-                arriving.append((source, _within(source, first, end, zigzag), got))
-                if piece is None:
-                    ops.append(dist.P2POp(dist.irecv, got, group=group, group_peer=sender))
-            elif piece is not None:
-                ops.append(dist.P2POp(dist.isend, piece.contiguous(), group=group, group_peer=owner))
-        _finish(ops)
-        for source, rows, got in arriving:
-            d_own[source][:, rows] += got
+
+        def behind_own(piece: Piece) -> Tensor:
+            part = whole[piece.chunk]
+            begin = (piece.chunk + 1) * zigzag.chunk_length - part.shape[1]
+            return part[:, piece.first - begin : piece.end - begin]
+
+        pieces = zigzag.pieces(ctx.width)
+        moves = [_Move(zigzag.owner(piece.chunk), zigzag.owner(piece.source), piece) for piece in pieces]
+        for piece, rows in _moved(moves, behind_own, gradients[0], ctx.group):
+            d_own[piece.source][:, _within(piece, zigzag)] += rows
         return torch.cat([d_own[chunk] for chunk in zigzag.chunks()], 1), None, None, None
 
 
-def _within(chunk: int, first: int, end: int, zigzag: Zigzag) -> slice:
-    """Return the positions first .. end of the row as places within their chunk."""
-    begin = chunk * zigzag.chunk_length
-    return slice(first - begin, end - begin)
+class _Move(NamedTuple):
+    """A piece, or its gradient, on its way between ranks, which may be one."""
+
+    sender: int
+    receiver: int
+    piece: Piece
 
 
-def _finish(ops: list[dist.P2POp]) -> None:
-    """Start all transfers and wait for them."""
-    for work in dist.batch_isend_irecv(ops) if ops else []:
+def _moved(
+    moves: Sequence[_Move], take: Callable[[Piece], Tensor], like: Tensor, group: dist.ProcessGroup
+) -> list[tuple[Piece, Tensor]]:
+    """Do all moves, the same list on every rank, and return what came to this one; `take` gives what it sends."""
+    came: list[tuple[Piece, Tensor]] = []
+    transfers: list[dist.P2POp] = []
+    for sender, receiver, piece in moves:
+        if group.rank() == sender:
+            rows = take(piece).contiguous()
+            if receiver != sender:
+                transfers.append(dist.P2POp(dist.isend, rows, group=group, group_peer=receiver))
+        elif group.rank() == receiver:
+            rows = like.new_empty((like.shape[0], piece.end - piece.first, *like.shape[2:]))
+            transfers.append(dist.P2POp(dist.irecv, rows, group=group, group_peer=sender))
+        else:
+            continue
+        if group.rank() == receiver:
+            came.append((piece, rows))
+    for work in dist.batch_isend_irecv(transfers) if transfers else []:
         work.wait()
+    return came
+
+
+def _within(piece: Piece, zigzag: Zigzag) -> slice:
+    """Return the piece's rows as places within the chunk that holds them."""
+    begin = piece.source * zigzag.chunk_length
+    return slice(piece.first - begin, piece.end - begin)

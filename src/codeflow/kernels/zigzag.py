@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from codeflow.core.errors import UserError
+
+
+class Piece(NamedTuple):
+    """The positions `first` .. `end` - 1 of the chunk `source`, which a later `chunk` needs."""
+
+    source: int
+    chunk: int
+    first: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -53,15 +63,12 @@ class Zigzag:
         early, late = self.chunks(rank)
         return early * self.chunk_length, late * self.chunk_length
 
-    def pieces(self, width: int) -> Iterator[tuple[int, int, int, int]]:
-        """Return what each chunk needs of those before it to see `width` rows back, the same list on every rank.
-
-        Each piece is (source chunk, chunk that needs it, first position, end position), in order of the row.
-        """
+    def pieces(self, width: int) -> Iterator[Piece]:
+        """Yield what each chunk needs of those before it to see `width` rows back, the same on every rank."""
         size = self.chunk_length
         for chunk in range(1, 2 * self.n_ranks):
             begin = max(0, chunk * size - width)
             for source in range(begin // size, chunk):
                 first, end = max(begin, source * size), (source + 1) * size
                 if first < end:
-                    yield source, chunk, first, end
+                    yield Piece(source, chunk, first, end)
