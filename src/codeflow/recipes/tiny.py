@@ -173,7 +173,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTr
         pack=PackConfig(context_tokens=CONTEXT_TOKENS, least_fill=0),  # rows this short: definitions stay whole
         train=_phases(*steps),
         post=post,
-        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, documents_per_domain=24, micro_tasks=_chat_tasks()),
+        evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, documents_per_domain=16, micro_tasks=_chat_tasks()),
         report=ReportConfig(title=f"CodeFlow: the {name} recipe"),
     )
 
@@ -187,7 +187,7 @@ def _chat_tasks() -> MicroTaskScoresConfig:
         samples=8,
         checkpoints=(*instruct, *thinking),
         thinking=thinking,
-        thinking_tasks=48,
+        thinking_tasks=40,
         rollout=RolloutConfig(max_new_tokens=80),
     )
 
