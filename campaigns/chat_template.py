@@ -3,8 +3,8 @@
 Conversations have system, user, assistant and tool turns, thinking blocks and tool calls, with troublesome texts. What
 looks like a special token inside a content is left out: there ours and the template differ by intent. The mask is right
 when the tokens with loss are, turn by turn, exactly what the assistant writes: all between its role's line and the end
-of turn, and the end of turn. Plain texts of all kinds are compared as well. transformers runs in its own environment
-(benchmarks/peers/transformers, made by scripts/check_transformers.py).
+of turn, and the end of turn. Plain texts of all kinds and files are compared as well. transformers runs in its own
+environment (benchmarks/peers/transformers, made by scripts/check_transformers.py).
 
     python -m campaigns chat_template --conversations 10000 --table docs/campaigns/chat_template.md
 """
@@ -23,7 +23,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +131,14 @@ def by_transformers(folder: Path, conversations: list[list[Message]], texts: lis
     return json.loads((folder / "ids.json").read_text())
 
 
+def library_texts(pattern: str) -> list[str]:
+    """Return modules of the standard library."""
+    return [path.read_text(encoding="utf-8") for path in sorted(Path(sysconfig.get_path("stdlib")).glob(pattern))]
+
+
 def export(folder: Path) -> Tokenizer:
     """Train a small tokenizer on the standard library and write it as the stage does."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-h]*.py"))]
-    write_text(folder / TOKENIZER_FILE, train(texts, TokenizerConfig(vocab_size=2048)))
+    write_text(folder / TOKENIZER_FILE, train(library_texts("[a-h]*.py"), TokenizerConfig(vocab_size=2048)))
     write_text(folder / CONFIG_FILE, json.dumps(transformers_config()))
     return Tokenizer.load(folder)
 
@@ -144,7 +147,9 @@ def run(n_conversations: int, n_texts: int, seed: int) -> tuple[Counter[str], li
     """Return counts of what was compared, what differs, and the version of transformers."""
     rng = random.Random(seed)
     conversations = [conversation(rng) for _ in range(n_conversations)]
-    texts = [*hypothesis_texts(n_texts // 2, seed), *islice(random_texts(n_texts, seed), n_texts - n_texts // 2)]
+    texts = [*hypothesis_texts(n_texts // 2, seed), *random_texts(n_texts - n_texts // 2, seed)]
+    files = library_texts("[i-z]*.py")[:n_texts]
+    texts += files
     with tempfile.TemporaryDirectory() as name:
         tokenizer = export(Path(name))
         theirs = by_transformers(Path(name), conversations, texts)
@@ -163,8 +168,8 @@ def run(n_conversations: int, n_texts: int, seed: int) -> tuple[Counter[str], li
         counts["thinking blocks"] += sum(bool(message.thinking.strip()) for message in messages)
         counts["tool calls"] += sum(len(message.tool_calls) for message in messages)
     pairs = zip(texts, tokenizer.encode_batch(texts), theirs["texts"], strict=True)
-    differences += [f"ids of text {text!r}" for text, mine, other in pairs if mine != other]
-    counts["texts"] = len(texts)
+    differences += [f"ids of text {text[:60]!r}" for text, mine, other in pairs if mine != other]
+    counts += Counter({"texts": len(texts) - len(files), "files": len(files)})
     return counts, differences, theirs["version"]
 
 

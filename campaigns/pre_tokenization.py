@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     found, n_bytes = run(arguments.folders, arguments.vocabulary, arguments.public)
-    text = f"{table(found)}\n\nVocabulary {arguments.vocabulary:,}, trained on {n_bytes / 1e6:.0f} MB. "
+    text = f"{table(found)}\n\nVocabulary {arguments.vocabulary:,} at most, trained on {n_bytes / 1e6:.0f} MB. "
     text += f"{sources(arguments.folders)}\n"
     print(text)
     if arguments.table:

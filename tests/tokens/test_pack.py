@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from campaigns.packing import encode, measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,6 +282,15 @@ def test_fill_on_a_long_tailed_distribution(capacity: int) -> None:
     _, sizes = cut_documents(tokens, lengths, LINE_END, capacity, 32)
     _, n_rows = best_fit_rows(sizes, capacity)
     assert sizes.sum() / (n_rows * capacity) >= 0.99
+
+
+def test_a_sample_of_the_campaign() -> None:
+    encoded = encode({"Python": {path.name: text for path in FILES if (text := path.read_text())}})
+    found = measure(encoded, PackConfig(context_tokens=256, least_fill=0))
+    assert found["documents"] == len(encoded.lengths) == sum(bool(path.read_text()) for path in FILES)
+    assert found["lost or repeated"] == 0
+    assert found["at a definition"] != "0 %"
+    assert 80 < float(found["fill"].removesuffix(" %")) < 100
 
 
 def test_unknown_and_missing_sets_are_user_errors(packed: Packed, tmp_path: Path, tokenizer_folder: Path) -> None:
