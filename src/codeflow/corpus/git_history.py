@@ -25,6 +25,7 @@ from codeflow.core.types import Change, Commit
 from codeflow.corpus.git_files import GITLINK_MODE, LFS_PREFIX, SYMLINK_MODE, BlobReader, blob_reader
 from codeflow.corpus.git_program import git, stream, tokens
 from codeflow.corpus.git_repository import Repository, fingerprint, iso_time, locate_all
+from codeflow.corpus.plain_text import utf16_text
 from codeflow.execute.local import run_shards
 
 _FORMAT = "%H%x00%P%x00%at%x00%B%x00"
@@ -304,6 +305,9 @@ class _CommitReader:
     def _content(self, size: int, data: bytes | None) -> _Content:
         if data is None:
             return _Content(None, "missing" if size < 0 else "huge")
+        if (text := utf16_text(data)) is not None:
+            self.notes["content_utf16"] += 1
+            return _Content(text, "")
         if b"\0" in data[:_SNIFF_BYTES]:
             return _Content(None, "binary")
         if data.startswith(LFS_PREFIX):

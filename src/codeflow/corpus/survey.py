@@ -117,7 +117,7 @@ def _look_at(candidate: Candidate, data: bytes, limits: Limits) -> Iterator[Foun
             raise Refused("package_metadata")
         kind, n_bytes = "description", len(described.encode())
     else:
-        kind, language, n_bytes = "file", detect.language_of(candidate.path, data), len(data)
+        kind, language, n_bytes = "file", detect.language_of(candidate.path, data), len(text.encode())
     domain = domain_of(language) if language in BY_NAME else ""
     if not domain:
         raise Refused("language_unknown" if not language else "language_not_in_table")
@@ -214,7 +214,7 @@ def _documents(shard: Reading) -> Iterator[Document]:
 
 def _document(found: Found, data: bytes, limits: Limits) -> Document:
     candidate = found.candidate
-    text, path = data.decode("utf-8"), candidate.path
+    text, path = text_of(data), candidate.path
     licence = detect.licence_in_text(text) or candidate.collection.licence
     if found.kind == "description":
         text, _ = _description(text)
