@@ -40,7 +40,7 @@ def fit(
 
     Examples:
 
-        codeflow scaling fit runs.csv -o runs/law
+        codeflow scaling fit docs/data/scaling_runs.csv -o runs/law
 
         codeflow scaling fit runs/scaling/sweep transfer=gamma
 

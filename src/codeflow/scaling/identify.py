@@ -77,7 +77,7 @@ def _spread(names: Sequence[str], found: Estimate, design: Design) -> Iterator[s
             if error > abs(value):
                 yield f"{name} = {value:.3g} cannot be told from 0: standard error {error:.2g}"
         elif index >= e_slice.start and error > UNDETERMINED:
-            yield f"{name} is not determined: the runs show no floor; nothing below their losses is excluded"
+            yield f"{name} is not determined: the runs show no floor; other intervals are those of a law without one"
         elif index >= e_slice.start and error > _WIDE_LOGARITHM:
             yield f"{name} = {np.exp(value):.3g} is known only within a factor of {np.exp(2 * error):.2g}"
 

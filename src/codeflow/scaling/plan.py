@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from codeflow.scaling import published
 from codeflow.scaling.allocate import Bounds, Objective, OnMixture, PerLanguage, minimise
 from codeflow.scaling.budget import AllocateConfig, objective_of, planned_languages
 from codeflow.scaling.compute import Demand, SizePlan, best_sizes
-from codeflow.scaling.runs import MIXTURE, read_runs
+from codeflow.scaling.runs import MIXTURE, Measurement, read_runs
 from codeflow.scaling.spread import Spread, spread
 from codeflow.scaling.stage import RUNS, SUMMARY, read_draws, read_laws
 from codeflow.tokens.mixture import PLAN, PLAN_KIND
@@ -75,6 +75,7 @@ def run(config: AllocateConfig, inputs: Mapping[str, Path], output: Path) -> Man
     if len(languages) > 1:
         remarks += _gain_remarks(interval)
         remarks += _transfer_remarks(objective, languages, best)
+        remarks += _mixed_remarks(objective, languages, measurements)
         remarks += _comparison(languages, rows, objective)
     plan = {
         "weights": dict(zip(languages, best.tolist(), strict=True)),
@@ -192,6 +193,24 @@ def _transfer_remarks(
         f"measured at equal parts only; set floors.{name}"
         for name, share, by_others in zip(languages, best, helped, strict=True)
         if share < _LITTLE and by_others
+    ]
+
+
+def _mixed_remarks(
+    objective: PerLanguage | OnMixture, languages: tuple[str, ...], measurements: Sequence[Measurement]
+) -> list[str]:
+    """Say how the laws and the worth of foreign tokens predict runs of three languages or more, which gave neither."""
+    runs = [m for m in measurements if m.evaluated_on in languages and sum(s > 0 for s in m.shares.values()) > 2]
+    if isinstance(objective, OnMixture) or not runs:
+        return []
+    errors = []
+    for m in runs:
+        shares = np.array([[m.shares.get(name, 0.0) for name in languages]])
+        there = dataclasses.replace(objective, n_parameters=m.n_parameters, n_tokens=m.n_tokens)
+        errors.append(m.loss / float(there.losses(shares)[0, languages.index(m.evaluated_on)]) - 1)
+    return [
+        f"{len(runs)} losses of runs with more than two languages lie {100 * float(np.mean(errors)):+.2f} % from what "
+        f"the plan's laws and transfer say of them (largest {100 * max(errors, key=abs):+.2f} %)"
     ]
 
 
