@@ -47,3 +47,20 @@ def test_missing_large_and_many_objects(synthetic_repository: Path) -> None:
 def test_a_reader_left_early_ends(synthetic_repository: Path) -> None:
     for _ in range(3):
         assert next(iter(tree_entries(synthetic_repository)))
+
+
+def test_a_missing_object_is_listed_without_size(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "here.txt").write_text("here\n")
+    (tmp_path / "gone.txt").write_text("gone\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "two files")
+    sha = git("rev-parse", "HEAD:gone.txt")
+    (tmp_path / ".git" / "objects" / sha[:2] / sha[2:]).unlink()
+    assert {entry.path: entry.n_bytes for entry in tree_entries(tmp_path)} == {"here.txt": 5, "gone.txt": 0}
+    assert dict(files_at(tmp_path, "HEAD")) == {"here.txt": b"here\n"}

@@ -29,7 +29,7 @@ class TreeEntry:
     path: str  # bytes that are not UTF-8 are kept as surrogate escapes
     mode: str
     sha: str
-    n_bytes: int  # 0 for a gitlink
+    n_bytes: int  # 0 for a gitlink, and for an object that is not there (partial clones)
 
 
 def tree_entries(repository: Path, revision: str = "HEAD") -> Iterator[TreeEntry]:
@@ -39,7 +39,7 @@ def tree_entries(repository: Path, revision: str = "HEAD") -> Iterator[TreeEntry
         for token in tokens(process.stdout):
             head, _, path = token.partition(b"\t")
             mode, _, sha, size = head.decode().split()
-            yield TreeEntry(path.decode("utf-8", "surrogateescape"), mode, sha, 0 if size == "-" else int(size))
+            yield TreeEntry(path.decode("utf-8", "surrogateescape"), mode, sha, int(size) if size.isdigit() else 0)
         if process.wait():
             raise UserError(f"no revision '{revision}' in the repository '{repository.name}'; name a commit or branch")
 
