@@ -202,9 +202,9 @@ def read_config(folder: Path) -> ModelConfig:
     if "rope_theta" not in fields:
         fields["rope_theta"] = rope.get("rope_theta", 10000.0)
     if fields.get("head_dim") is None:
-        sizes = tree.get("hidden_size"), tree.get("num_attention_heads")
-        if all(isinstance(size, int) and size > 0 for size in sizes):  # others are refused below, by name
-            fields["head_dim"] = sizes[0] // sizes[1]
+        hidden, heads = tree.get("hidden_size"), tree.get("num_attention_heads")
+        if isinstance(hidden, int) and isinstance(heads, int) and hidden > 0 < heads:  # others are refused by name
+            fields["head_dim"] = hidden // heads
     if model_type != _RESEARCH_TYPE:
         fields.pop("research", None)
     if model_type in ("iquestloopcoder", _RESEARCH_TYPE):
