@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def prose_of(text: str) -> Prose:
 
 
 class _WebOperator(Operator):
-    """Base: prose is judged, everything else passes."""
+    """What the operators below share: prose is judged, everything else passes."""
 
     def __call__(self, document: Document) -> Document | Drop:
         """Return the document, or the first reason against it with what was seen."""
@@ -96,9 +97,9 @@ class _WebOperator(Operator):
                 return Drop(reason, f"{value:.3f} above {bound:g}")
         return document
 
+    @abstractmethod
     def measured(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
         """Yield (reason, value, largest value allowed)."""
-        raise NotImplementedError
 
 
 class WebLines(Operator):
