@@ -76,6 +76,27 @@ def collect(output: Path, **fields: object) -> tuple[Manifest, list[Document]]:
     return manifest, list(read_shards(output, "documents", Document))
 
 
+def test_excluded_packages_do_not_change_the_collection(environment: Path, tmp_path: Path) -> None:
+    """Neither what is read nor the fingerprint of the world, and however the name is spelt."""
+    before, world_before = collect(tmp_path / "before")[0], world(CollectConfig())
+    _install(environment, "Later.Pkg", {"later/__init__.py": b"LATER = 1\n"})
+    assert world(CollectConfig()) != world_before
+    assert world(CollectConfig(excluded_packages=("later-pkg",))) == world_before
+    after = collect(tmp_path / "after", excluded_packages=["later_pkg"])[0]
+    assert (after.counts, after.fingerprint) == (before.counts, before.fingerprint)
+    assert collect(tmp_path / "more")[0].counts.kept == before.counts.kept + 1
+
+
+def _install(site: Path, name: str, files: dict[str, bytes]) -> None:
+    folder = site / f"{name}-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+    for path, content in files.items():
+        (site / path).parent.mkdir(parents=True)
+        (site / path).write_bytes(content)
+    (folder / "RECORD").write_text("".join(f"{path},,\n" for path in files))
+
+
 def test_documents_and_reasons(environment: Path, tmp_path: Path) -> None:
     manifest, documents = collect(tmp_path / "out")
     found = {(d.origin.source, d.origin.path): d for d in documents}

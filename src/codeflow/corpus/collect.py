@@ -42,6 +42,7 @@ class CollectConfig(Config):
 
     include_stdlib: bool = True
     include_packages: bool = True
+    excluded_packages: tuple[str, ...] = ()  # names of installed packages that are left out
     repositories: tuple[str, ...] = ()  # paths or URLs; the files at their heads
     optional_repositories: tuple[str, ...] = ()  # likewise, but a missing or empty one is a remark, not an error
     domains: tuple[Literal["code", "general", "data"], ...] = ("code", "general")
@@ -66,7 +67,7 @@ def world(config: CollectConfig) -> str:
     if config.include_stdlib:
         lines.append(f"cpython {platform.python_version()}")
     if config.include_packages:
-        lines += [f"{item.metadata['Name']} {item.version}" for item in distributions()]
+        lines += [f"{item.metadata['Name']} {item.version}" for item in distributions(config.excluded_packages)]
     return "\n".join([*lines, fingerprint(config.repositories, config.optional_repositories)])
 
 
@@ -109,7 +110,7 @@ def _candidates(config: CollectConfig, repositories: list[Repository], dropped: 
     if config.include_stdlib:
         yield from stdlib_candidates(dropped)
     if config.include_packages:
-        yield from package_candidates(dropped)
+        yield from package_candidates(dropped, config.excluded_packages)
 
 
 def _licence_of_repository(repository: Repository) -> str:

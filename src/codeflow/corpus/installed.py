@@ -11,6 +11,7 @@ import platform
 import re
 import sysconfig
 from collections import Counter
+from collections.abc import Collection as Container
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,21 +65,29 @@ def stdlib_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
                 dropped["path_invalid_utf8"] += 1
 
 
-def distributions() -> list[importlib.metadata.Distribution]:
-    """Return the packages installed in this environment, one per name, in the order of their names."""
+def distributions(excluded: Container[str] = ()) -> list[importlib.metadata.Distribution]:
+    """Return the packages installed in this environment, one per name, in the order of their names.
+
+    Those named in `excluded` are left out; letter case and the kind of separator do not count in a name.
+    """
+    left_out = {_normalised(name) for name in excluded}
     folders = list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
     found: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions(path=folders):
         name = distribution.metadata["Name"]
         if name:
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution)
-    return [found[name] for name in sorted(found)]
+            found.setdefault(_normalised(name), distribution)
+    return [found[name] for name in sorted(found.keys() - left_out)]
 
 
-def package_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
-    """Yield the files of the installed packages; files outside of site-packages are counted in `dropped`."""
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def package_candidates(dropped: Counter[str], excluded: Container[str] = ()) -> Iterator[Candidate]:
+    """Yield the files of the packages as `distributions` gives them; those outside of site-packages are counted."""
     seen: set[str] = set()
-    for distribution in distributions():
+    for distribution in distributions(excluded):
         collection = _collection_of(distribution)
         if distribution.files is None:
             dropped["package_without_file_list"] += 1
