@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -134,5 +134,38 @@ def lanes(rows: Sequence[tuple[str, float, float]], label: str) -> str:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, end * 1.09)
         axes.set_xlabel("seconds during which any stage ran")
+        axes.set_title(label, loc="left", fontsize=10)
+        return svg(figure)
+
+
+def calibration(lines: Mapping[str, Sequence[tuple[float, float, int]]], label: str) -> str:
+    """Draw what scores mean: per name the bins' (mean score, mean label, documents), beside the diagonal."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.9, 3.3))
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
+        for number, (name, bins) in enumerate(lines.items()):
+            x, y, n = zip(*bins, strict=True) if bins else ((), (), ())
+            sizes = [6 + 60 * count / max(sum(n), 1) for count in n]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7)
+            axes.scatter(x, y, s=sizes, color=colour, label=name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("mean score")
+        axes.set_ylabel("mean label")
+        axes.set_title(label, loc="left", fontsize=10)
+        if lines:
+            axes.legend(frameon=False, fontsize=8.5)
+        return svg(figure)
+
+
+def histogram(counts: Sequence[int], label: str) -> str:
+    """Draw how many things fall into each of equal parts of 0..1."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.9, 2.2))
+        width = 1 / max(len(counts), 1)
+        axes.bar([(i + 0.5) * width for i in range(len(counts))], counts, width=0.92 * width, color=COLOURS[0])
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("score")
         axes.set_title(label, loc="left", fontsize=10)
         return svg(figure)

@@ -30,7 +30,7 @@ def run(config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> Manif
     """Write `index.html` and `summary.txt` from a run's artifacts, given by stage name in the chain's order."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from codeflow.report import allocation, overview, reinforcement, scoreboard, sections, training
+    from codeflow.report import allocation, overview, quality, reinforcement, scoreboard, sections, training
     from codeflow.report.gather import read_artifact
 
     artifacts = {name: read_artifact(name, folder) for name, folder in inputs.items()}
@@ -40,6 +40,7 @@ def run(config: ReportConfig, inputs: Mapping[str, Path], output: Path) -> Manif
         "funnel": sections.funnel(artifacts, config),
         "mixture": sections.mixture(artifacts),
         "allocation": allocation.allocation(artifacts),
+        "quality": quality.quality(artifacts),
         "training": training.training(artifacts),
         "folding": training.folding(artifacts),
         "headroom": reinforcement.headroom(artifacts),
