@@ -26,7 +26,7 @@ class TransformerProxyConfig(Config):
     window_shift: bool = True  # train on windows that begin at a random line, half of the time
     optimizer: OptimizerConfig = OptimizerConfig(muon_learning_rate=0.01, adamw_weight_decay=0.01)
     schedule: ScheduleConfig = ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.9, end_factor=0.0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp32"] = "fp32"  # of training's working copy and of scoring
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerProxyConfig:
