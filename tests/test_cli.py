@@ -45,6 +45,8 @@ def complaint(*arguments: str, **environment: str) -> str:
         (["dedup", "out"], ["--input documents=DIR"]),
         (["dedup", "out", "-i", "document=/nowhere"], ["no input 'document'", "did you mean 'documents'"]),
         (["generate", "/nowhere", "--prompt", "x"], ["/nowhere"]),
+        (["reweight", "/nowhere", "code=0.6"], ["/nowhere is no phase in training"]),
+        (["reweight", "/nowhere", "code"], ["'code' is no weight of a set", "SET=WEIGHT"]),
         (["rum"], ["No such command 'rum'"]),
     ],
 )

@@ -229,6 +229,25 @@ def plan(
 
 
 @app.command()
+def reweight(
+    phase: Annotated[Path, typer.Argument(help="The folder of a `train` stage that is training.")],
+    weights: Annotated[list[str], typer.Argument(metavar="SET=WEIGHT", help="The sets' weights from now on.")],
+) -> None:
+    """Change the mixture of a phase while it trains: it takes the weights at its next step and writes them down.
+
+    Examples:
+
+        codeflow reweight runs/tiny/train_code code=0.6 fim=0.3 general=0.1
+
+    The phase's `plan.json` holds every change as (step, weights); a phase that is killed and goes on replays them.
+    """
+    from codeflow.train.row_plan import parse_weights, request_change
+
+    request_change(phase, parse_weights(weights))
+    say(f"asked {phase} for {', '.join(weights)}; its plan.json will say from which step on")
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="A Hugging Face directory of a dense or looped model.")],
     target: Annotated[Path, typer.Argument(help="The directory to write.")],

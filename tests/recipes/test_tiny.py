@@ -5,6 +5,7 @@ import pytest
 from codeflow.execute.chain import resolve
 from codeflow.recipes.runner import recipes
 from codeflow.recipes.verbs import VERBS
+from codeflow.tokens.mixture import flatten
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -28,6 +29,21 @@ def test_every_verb_leads_somewhere(verb: str) -> None:
     assert resolve(VERBS[verb].config)().model_dump_json()
     if VERBS[verb].world:
         assert callable(resolve(VERBS[verb].world))
+
+
+def test_a_tenth_of_the_second_mid_training_stage_is_fresh_rows_of_the_first() -> None:
+    post = resolve(recipes()["tiny"])().post
+    for config in (post.stage2.loop, post.stage2.dense):
+        weights = flatten(config.mixture)
+        fresh = {name: weight for name, weight in weights.items() if name.startswith("stage1/")}
+        assert sum(fresh.values()) == pytest.approx(0.1)
+        assert tuple(fresh) == config.once
+        assert weights["trajectories"] == pytest.approx(0.9 * 110 / 300)  # of the table for 128k
+        assert config.validation_rows == post.stage1.loop.validation_rows  # else another order
+    inputs = {stage.name: stage.inputs for stage in post.training()}
+    for kind in ("loop", "dense"):
+        assert inputs[f"{kind}_stage2"]["tokens_stage1"] == "pack_stage1"
+        assert inputs[f"{kind}_stage2"]["parent"] == f"{kind}_stage1"
 
 
 def test_sources_reach_their_stages() -> None:

@@ -254,6 +254,31 @@ def test_rows_packed_for_a_part_of_the_context_are_joined(folder: Path, packed: 
         loader.batch(loader.sets["code"].n_rows)
 
 
+def test_sets_of_two_artifacts_that_share_names_are_told_apart_by_a_prefix(folder: Path, packed: Packed) -> None:
+    long = packed({"code": [[plain(n, "a b c d " * 40, "code") for n in range(9)]]}, PackConfig(context_tokens=64))[0]
+    short = Blend(weight=0.5, of={"32/code": 1.0, "32/general": 1.0})
+    weights: dict[str, float | Blend] = {"code": 0.5, "short": short}
+    loader = Loader(_plan(weights=weights, context_tokens=64), {"": long, "32": folder})  # type: ignore[dict-item]
+    assert {name: rows.context_tokens for name, rows in loader.sets.items()} == {
+        "code": 64,
+        "32/code": 32,
+        "32/general": 32,
+    }
+    alone = Loader(_plan(weights={"code": 1.0}), folder)
+    taken = [row for step in range(8) for name, row in loader.rows(step) if name == "32/code"]
+    assert taken == [row for step in range(8) for _, row in alone.rows(step)][: len(taken)]  # its own order
+    with pytest.raises(UserError, match=r"'32/cod' has weight but is in none .* did you mean '32/code'"):
+        Loader(_plan(weights={"32/cod": 1.0}, context_tokens=64), {"": long, "32": folder})  # type: ignore[dict-item]
+
+
+def test_other_tokens_under_a_seen_name_are_refused(folder: Path) -> None:
+    seen = Loader(PLAN, folder).seen_after(2)
+    Loader(_plan(seen=seen), folder)
+    other = seen["code"].model_copy(update={"content": "ab"})
+    with pytest.raises(UserError, match="'code' held other tokens when it was seen"):
+        Loader(_plan(seen={"code": other}), folder)
+
+
 @pytest.mark.parametrize("n_workers", [1, 3])
 def test_workers_in_any_order_give_the_batches_of_one(folder: Path, n_workers: int) -> None:
     steps = np.random.default_rng(n_workers).permutation(24).tolist()

@@ -24,6 +24,7 @@ from codeflow.parallel import checkpoint
 from codeflow.train import pretrain
 from codeflow.train.config import ScheduleConfig, TrainConfig
 from codeflow.train.losses import NextToken
+from codeflow.train.rows import training_rows
 
 FILES = ("metrics.jsonl", "model/model.safetensors", "state/__0_0.distcp", "state/.metadata", "state/complete.json")
 
@@ -102,7 +103,7 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
     assert resumed == whole
     assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == sorted(
-        ["model", "state", "manifest.json", "config.json", "metrics.jsonl", ".timing.jsonl"]
+        ["model", "state", "manifest.json", "config.json", "plan.json", "metrics.jsonl", ".timing.jsonl"]
     )
 
 
@@ -215,7 +216,7 @@ def test_exported_model_has_the_loss_that_was_measured(
     config = phase_config(golden, precision="fp32", model=golden.tiny_model().model_copy(update={"vocab_size": 300}))
     manifest = train(config, inputs, tmp_path / "out")
     model = huggingface.load(tmp_path / "out" / "model")
-    rows = pretrain.training_rows(inputs["tokens"], config.mixture, 4, 4, 0)
+    rows = training_rows(inputs["tokens"], config.mixture, 4, 4, 0)
     batch = pretrain.TensorBatch.of(rows.held_out("code", 0, 1))
     with torch.no_grad():
         loss = NextToken()(model, batch, 1 / batch.weight).item()

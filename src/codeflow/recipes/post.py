@@ -7,6 +7,8 @@ a Hugging Face directory of every checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from codeflow.core.config import Config
 from codeflow.execute.chain import Stage
 from codeflow.recipes.publish import PublishConfig
@@ -16,7 +18,7 @@ from codeflow.solve.config import RolloutConfig
 from codeflow.synth.reasoning import ReasoningConfig
 from codeflow.synth.solutions import SolutionsConfig
 from codeflow.synth.tasks import TasksConfig
-from codeflow.tokens.mixture import MID_TRAINING_32K, MID_TRAINING_128K, Blend, flatten
+from codeflow.tokens.mixture import MID_TRAINING_32K, MID_TRAINING_128K, Blend, flatten, with_fresh
 from codeflow.tokens.pack import PackConfig
 from codeflow.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from codeflow.train.fold import FoldConfig
@@ -26,6 +28,11 @@ from codeflow.transform.repo_context import RepoContextConfig
 CONTEXTS = {"stage1": 1024, "stage2": 2048}  # stand in for 32k and 128k
 # Sources of the recipe that may be empty here: agent trajectories do not exist yet, a young project has no history.
 OPTIONAL_SETS = ("trajectories", "evolution")
+# Stage 2 takes about a tenth from rows of stage 1's context that stage 1 has not read (Code-Flow §3): reasoning and
+# file level, of which there are enough; `stage1/` tells stage 1's sets from stage 2's own.
+FRESH_SHARE = 0.1
+FRESH = {"stage1/reasoning": 175.0, "stage1/anneal": 17.5, "stage1/fim": 17.5}
+MID_VALIDATION_ROWS = 3  # the same in both stages: what is held out decides the order of the rest
 
 
 class MidStage(Config):
@@ -35,6 +42,7 @@ class MidStage(Config):
     pack: PackConfig
     dense: TrainConfig
     loop: TrainConfig
+    fresh_of: str | None = None  # the stage of whose tokens unread rows are taken too
 
 
 class PostPath(Config):
@@ -84,8 +92,9 @@ class PostTraining(Config):
         stages = [VERBS["fold"].stage(self.fold, folded, cores=1)]
         parents = {"loop": "fold", "dense": "train_anneal"}
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            more = {f"tokens_{stage.fresh_of}": f"pack_{stage.fresh_of}"} if stage.fresh_of else {}
             for kind, config in (("loop", stage.loop), ("dense", stage.dense)):
-                stages.append(train_stage(config, f"pack_{name}", parents[kind], f"{kind}_{name}"))
+                stages.append(train_stage(config, f"pack_{name}", parents[kind], f"{kind}_{name}", more))
                 parents[kind] = f"{kind}_{name}"
         for name, path in (("instruct", self.instruct), ("thinking", self.thinking)):
             stages.append(train_stage(path.sft, "pack_sft", parents["loop"], f"sft_{name}"))
@@ -108,9 +117,12 @@ class PostTraining(Config):
         return VERBS["publish"].stage(self.publish, {**read, **dense, **mid, **ends})
 
 
-def train_stage(config: TrainConfig, tokens: str, parent: str, name: str) -> Stage:
-    """Return a phase on one core that goes on from the stage `parent`."""
-    return VERBS["train"].stage(config, {"tokens": tokens, "tokenizer": "tokenizer", "parent": parent}, name, cores=1)
+def train_stage(
+    config: TrainConfig, tokens: str, parent: str, name: str, more: Mapping[str, str] | None = None
+) -> Stage:
+    """Return a phase on one core that goes on from the stage `parent`; `more` are further inputs."""
+    inputs = {"tokens": tokens, "tokenizer": "tokenizer", "parent": parent, **(more or {})}
+    return VERBS["train"].stage(config, inputs, name, cores=1)
 
 
 def grpo_stage(config: GrpoConfig, checkpoint: str, name: str) -> Stage:
@@ -163,7 +175,7 @@ def post_training(lengths: Lengths) -> PostTraining:
         pack=PackConfig(context_tokens=512, least_fill=0),
         instruct=_path("instruct", lengths.sft_steps, lengths.grpo_steps),
         thinking=_path("thinking", lengths.thinking_sft_steps, lengths.thinking_grpo_steps),
-        # Another seed than the start's: the same one would read the rows again that the start has just seen.
+        # Another order than the start's, of all rows; with its seed the phase would go on behind the start's rows.
         more_sft=_sft("sft_instruct_more", {"instruct": 1.0}, lengths.more_sft_steps).model_copy(update={"seed": 1}),
         publish=PublishConfig(),
     )
@@ -171,6 +183,8 @@ def post_training(lengths: Lengths) -> PostTraining:
 
 def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
     context = CONTEXTS[name]
+    mixture: dict[str, float | Blend] = dict(mid_mixture(shares))
+    fresh = FRESH if name == "stage2" else {}
     fim = FimConfig(
         levels={"function": 0.4, "statement": 0.3, "random_line": 0.3},
         min_middle_characters=16,
@@ -181,12 +195,13 @@ def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
         phase=name,
         steps=steps,
         batch_rows=4096 // context,
-        mixture=mid_mixture(shares),
+        mixture=with_fresh(mixture, FRESH_SHARE, fresh) if fresh else mixture,
+        once=tuple(fresh),
         optional_sets=OPTIONAL_SETS,
         inherit_optimizer=False,
         optimizer=OptimizerConfig(muon_learning_rate=0.008, adamw_learning_rate=1.2e-3),
         schedule=ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.5, end_factor=0.2),
-        validation_rows=4096 // context,
+        validation_rows=MID_VALIDATION_ROWS,
         n_threads=1,
     )
     ramp = steps // 2 if name == "stage1" else 0
@@ -197,10 +212,11 @@ def _mid_stage(name: str, shares: dict[str, float], steps: int) -> MidStage:
         pack=PackConfig(context_tokens=context, least_fill=0),  # rows this short: definitions stay whole
         dense=common.model_copy(update={"phase": f"dense_{name}"}),
         loop=common.model_copy(update={"phase": f"loop_{name}", "second_pass_ramp_steps": ramp}),
+        fresh_of="stage1" if fresh else None,
     )
 
 
-def _sft(phase: str, mixture: dict[str, float], steps: int) -> TrainConfig:
+def _sft(phase: str, mixture: dict[str, float | Blend], steps: int) -> TrainConfig:
     """Return supervised fine-tuning: cosine, with an extended phase at a low rate (Code-Flow §5)."""
     return TrainConfig(
         phase=phase,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import codeflow
@@ -133,7 +134,7 @@ def _wire(verb: Verb, inputs: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         if not equals:
             raise UserError(f"--input {text}: write NAME=DIR, with NAME one of {', '.join(sorted(allowed))}")
-        if name not in allowed and "*" not in allowed:
+        if not any(fnmatchcase(name, pattern) for pattern in allowed):
             raise UserError(f"--input {text}: '{verb.name}' has no input '{name}'{suggest(name, allowed)}")
         wired[name] = Path(folder)
         read_manifest(wired[name])

@@ -23,7 +23,7 @@ class Verb:
     config: str
     summary: str
     inputs: tuple[str, ...] = ()
-    optional_inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()  # `*` stands for any characters
     world: str = ""
     example: str = ""  # overrides that the example in the verb's help shows
     processes: bool = False  # may run on many, under torchrun
@@ -176,7 +176,7 @@ _TABLE = (
         "codeflow.train.config:TrainConfig",
         "Train one phase: general, code, annealing.",
         ("tokens", "tokenizer"),
-        ("parent", "mixture"),
+        ("parent", "mixture", "tokens_*"),
         processes=True,
     ),
     Verb(

@@ -247,6 +247,7 @@ class _Phase:
             "updates": self.trainee.optimizer.updates,
             "skipped_in_a_row": self.skipped_in_a_row,
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "seen": self.start.complete.about.get("seen", []),  # of token sets, by the phases before
         }
         checkpoint.save(folder, self.step, self._tensors(), about, self.here)
         checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here)

@@ -6,6 +6,8 @@ of that is computed, not remembered. Ranks take equal neighbouring parts of the 
 the same batch for any number of ranks. A change of weights is appended to the plan with the step from which it holds.
 
 A set may be packed for a part of the context (32k within 128k): a row of training then joins the next rows of the set.
+Sets of several artifacts that share names are told apart by a prefix: `32k/reasoning` is set `reasoning` of the folder
+given as `32k`, in the order that it has under its own name.
 """
 
 from __future__ import annotations
@@ -22,20 +24,14 @@ from pydantic import Field, model_validator
 from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError, suggest
 from codeflow.tokens.batch import Batch, batch_from_rows
-from codeflow.tokens.mixture import Blend, Deal, deal, flatten
+from codeflow.tokens.mixture import Blend, Deal, WeightChange, deal, flatten
 from codeflow.tokens.token_shard import TokenIndex, TokenSet, read_index
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FEISTEL_ROUNDS = 4
-
-
-class WeightChange(Config):
-    """From `step` on the sets have these weights."""
-
-    step: int = Field(ge=1)
-    weights: dict[str, float | Blend]
+Folders = Path | Sequence[Path] | Mapping[str, Path]  # tokens artifacts; by prefix of their sets' names, "" for none
 
 
 class Seen(Config):
@@ -44,6 +40,7 @@ class Seen(Config):
     rows: int = Field(ge=0)
     of_rows: int = Field(ge=1)  # that the set had
     seed: int
+    content: str = ""  # hash of the set's tokens; "": not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +79,11 @@ class LoaderPlan(Config):
             raise ValueError(f"steps of changes must grow: {steps}; order them")
         return self
 
+    @property
+    def phases(self) -> tuple[tuple[int, dict[str, float | Blend]], ...]:
+        """First steps and weights, changes included."""
+        return ((0, self.weights), *((change.step, change.weights) for change in self.changes))
+
     def changed(self, step: int, weights: Mapping[str, float | Blend]) -> LoaderPlan:
         """Return the plan with a later change of weights appended."""
         change = WeightChange(step=step, weights=dict(weights))
@@ -93,11 +95,7 @@ class LoaderPlan(Config):
         A set in `once` then gives fresh rows only, none that an earlier phase has seen. Raises UserError for another
         seed: it has another order of rows.
         """
-        seen = dict(self.seen)
-        for name, use in earlier.describe(steps).items():
-            before = earlier.plan.seen[name].rows if name in earlier.plan.seen else 0
-            of_rows = earlier.sets[name].n_rows
-            seen[name] = Seen(rows=before + use.rows, of_rows=of_rows, seed=earlier.plan.seed)
+        seen = {**self.seen, **earlier.seen_after(steps)}
         return validate(LoaderPlan, {**self.model_dump(), "seen": {name: seen[name].model_dump() for name in seen}})
 
 
@@ -113,7 +111,7 @@ class _Stretch:
 class Loader:
     """Reads the rows that a plan asks for from tokens artifacts."""
 
-    def __init__(self, plan: LoaderPlan, folders: Path | Sequence[Path]) -> None:
+    def __init__(self, plan: LoaderPlan, folders: Folders) -> None:
         """Map the sets of `folders` that have weight and are packed for the plan's context or a whole part of it.
 
         Raises UserError for a set with weight that is missing, empty or packed for another context, for a set that
@@ -121,15 +119,14 @@ class Loader:
         tokenizers; the message names it.
         """
         self.plan = plan
-        self.folders = (folders,) if isinstance(folders, Path) else tuple(folders)
-        indices = {folder: read_index(folder) for folder in self.folders}
-        self.tokenizer_fingerprint, self.vocab_size = _one_tokenizer(indices)
-        phases = [(0, flatten(plan.weights)), *((c.step, flatten(c.weights)) for c in plan.changes)]
+        sources = [_Source(prefix, folder, read_index(folder)) for prefix, folder in by_prefix(folders)]
+        self.tokenizer_fingerprint, self.vocab_size = _one_tokenizer(sources)
+        phases = [(step, flatten(weights)) for step, weights in plan.phases]
         wanted = sorted({name for _, weights in phases for name, weight in weights.items() if weight > 0})
-        places = _places(indices, wanted, plan.context_tokens)
-        self._sets = {name: self._opened(places[name], name) for name in wanted}
+        places = {name: _place(name, sources, plan.context_tokens) for name in wanted}
+        self._sets = {name: self._opened(*places[name], name) for name in wanted}
         self._parts = {name: plan.context_tokens // rows.context_tokens for name, rows in self._sets.items()}
-        self._keys = {name: _key(plan.seed, name) for name in wanted}
+        self._keys = {name: _key(plan.seed, rows.name) for name, rows in self._sets.items()}
         self._stretches = self._lay_out(phases)
 
     @property
@@ -141,14 +138,19 @@ class Loader:
         """Return how many of a set's rows, from its first, are read."""
         return rows.n_rows
 
-    def _opened(self, folder: Path, name: str) -> TokenSet:
-        rows = TokenSet(folder, name)
+    def _opened(self, folder: Path, own_name: str, name: str) -> TokenSet:
+        rows = TokenSet(folder, own_name)
         rows.n_rows = self._n_read(rows)
         seen = self.plan.seen.get(name)
         if seen and seen.of_rows != rows.n_rows:
             raise UserError(
                 f"set '{name}' had {seen.of_rows} rows when it was seen and has {rows.n_rows} now, so another order; "
                 "read the artifact of the earlier phase, with as many rows held out"
+            )
+        if seen and seen.content not in ("", rows.index.token_multiset_hash):
+            raise UserError(
+                f"set '{name}' held other tokens when it was seen, so which of its rows are new is unknown; "
+                "read the artifact of the earlier phase"
             )
         return rows
 
@@ -215,6 +217,16 @@ class Loader:
                 )
         return names, np.split(permuted(places, epochs, n_rows, keys), ends[:-1])
 
+    def seen_after(self, steps: int) -> dict[str, Seen]:
+        """Return what this plan and the ones before it have taken of each set after `steps` steps."""
+        found: dict[str, Seen] = {}
+        for name, use in self.describe(steps).items():
+            before = self.plan.seen[name].rows if name in self.plan.seen else 0
+            rows = self._sets[name]
+            content = rows.index.token_multiset_hash
+            found[name] = Seen(rows=before + use.rows, of_rows=rows.n_rows, seed=self.plan.seed, content=content)
+        return found
+
     def describe(self, steps: int) -> dict[str, SetUse]:
         """Return what the first `steps` steps take from each set: rows, tokens, epochs."""
         taken = dict.fromkeys(self._sets, 0)
@@ -235,40 +247,82 @@ def _key(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big")
 
 
-def _one_tokenizer(indices: Mapping[Path, TokenIndex]) -> tuple[str, int]:
-    if not indices:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A tokens artifact whose sets are named with a prefix."""
+
+    prefix: str
+    folder: Path
+    index: TokenIndex
+
+    def own_name(self, name: str) -> str | None:
+        """Return what a set of the plan is called in the artifact; None when it cannot be one of its sets."""
+        if not self.prefix:
+            return name
+        return name.removeprefix(f"{self.prefix}/") if name.startswith(f"{self.prefix}/") else None
+
+    def holds(self, name: str) -> bool:
+        """Whether a set of the plan is one of this artifact."""
+        return self.own_name(name) in self.index.sets
+
+    def names(self) -> list[str]:
+        """Return its sets as a plan names them."""
+        return [f"{self.prefix}/{name}" if self.prefix else name for name in self.index.sets]
+
+
+def by_prefix(folders: Folders) -> tuple[tuple[str, Path], ...]:
+    """Return pairs of a prefix of sets' names and the tokens artifact that it stands for."""
+    if isinstance(folders, Mapping):
+        return tuple(folders.items())
+    return tuple(("", folder) for folder in ((folders,) if isinstance(folders, Path) else folders))
+
+
+def set_names(folders: Folders) -> list[str]:
+    """Return the names that a plan has for the sets of tokens artifacts."""
+    return [
+        name for prefix, folder in by_prefix(folders) for name in _Source(prefix, folder, read_index(folder)).names()
+    ]
+
+
+def _one_tokenizer(sources: Sequence[_Source]) -> tuple[str, int]:
+    if not sources:
         raise UserError("no tokens artifact given to the loader; name at least one folder")
-    (first, index), *others = indices.items()
-    for folder, other in others:
-        if other.tokenizer_fingerprint != index.tokenizer_fingerprint:
-            raise UserError(f"{first} and {folder} were packed with different tokenizers; pack them again with one")
-    return index.tokenizer_fingerprint, index.vocab_size
+    first, *others = sources
+    for other in others:
+        if other.index.tokenizer_fingerprint != first.index.tokenizer_fingerprint:
+            raise UserError(
+                f"{first.folder} and {other.folder} were packed with different tokenizers; pack them again with one"
+            )
+    return first.index.tokenizer_fingerprint, first.index.vocab_size
 
 
-def _places(indices: Mapping[Path, TokenIndex], wanted: Sequence[str], context_tokens: int) -> dict[str, Path]:
-    """Return the folder of each wanted set."""
-    places: dict[str, Path] = {}
-    for name in wanted:
-        holders = [folder for folder, index in indices.items() if name in index.sets]
-        fitting = [folder for folder in holders if context_tokens % indices[folder].context_tokens == 0]
-        if not holders:
-            existing = sorted({other for index in indices.values() for other in index.sets})
-            raise UserError(f"set '{name}' has weight but is in none of the token folders{suggest(name, existing)}")
-        if not fitting:
-            packed = sorted({indices[folder].context_tokens for folder in holders})
-            raise UserError(
-                f"set '{name}' is packed for context_tokens={packed}, the plan has {context_tokens}; pack it for that "
-                "or for a whole part of it"
-            )
-        if len(fitting) > 1:
-            raise UserError(f"set '{name}' is in both {fitting[0]} and {fitting[1]}; give the loader one of them")
-        if not indices[fitting[0]].sets[name].n_rows:
-            filled = sorted(other for other, row in indices[fitting[0]].sets.items() if row.n_rows)
-            raise UserError(
-                f"set '{name}' has weight but no rows in {fitting[0]}; sets with rows: {', '.join(filled) or 'none'}"
-            )
-        places[name] = fitting[0]
-    return places
+def _place(name: str, sources: Sequence[_Source], context_tokens: int) -> tuple[Path, str]:
+    """Return the folder of a wanted set and its name there."""
+    holders = [source for source in sources if source.holds(name)]
+    fitting = [source for source in holders if context_tokens % source.index.context_tokens == 0]
+    if not holders:
+        existing = sorted({other for source in sources for other in source.names()})
+        raise UserError(f"set '{name}' has weight but is in none of the token folders{suggest(name, existing)}")
+    if not fitting:
+        packed = sorted({source.index.context_tokens for source in holders})
+        raise UserError(
+            f"set '{name}' is packed for context_tokens={packed}, the plan has {context_tokens}; pack it for that "
+            "or for a whole part of it"
+        )
+    if len(fitting) > 1:
+        raise UserError(
+            f"set '{name}' is in both {fitting[0].folder} and {fitting[1].folder}; give the loader one of them, or "
+            "one under a prefix"
+        )
+    (source,) = fitting
+    own_name = source.own_name(name)
+    assert own_name is not None
+    if not source.index.sets[own_name].n_rows:
+        filled = sorted(other for other, row in source.index.sets.items() if row.n_rows)
+        raise UserError(
+            f"set '{name}' has weight but no rows in {source.folder}; sets with rows: {', '.join(filled) or 'none'}"
+        )
+    return source.folder, own_name
 
 
 def permuted(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
@@ -54,6 +55,13 @@ class Blend(Config):
     of: dict[str, float | Blend]
 
 
+class WeightChange(Config):
+    """From `step` on, so after that many steps, the sets have these weights."""
+
+    step: int = Field(ge=1)
+    weights: dict[str, float | Blend]
+
+
 def mid_training(table: Mapping[str, float], fresh_share: float = 0.0) -> dict[str, float | Blend]:
     """Return a table of the recipe as a mixture of sets: file and repository level are half completion.
 
@@ -62,9 +70,29 @@ def mid_training(table: Mapping[str, float], fresh_share: float = 0.0) -> dict[s
     """
     halves = {name: Blend(weight=table[name], of={name: 0.5, f"{name}_fim": 0.5}) for name in ("file", "repository")}
     mixture: dict[str, float | Blend] = {**table, **halves}
-    if not fresh_share:
-        return mixture
-    return {"phase": Blend(weight=1 - fresh_share, of=mixture), FRESH_32K: fresh_share}
+    return with_fresh(mixture, fresh_share, {FRESH_32K: 1.0}) if fresh_share else mixture
+
+
+def with_fresh(
+    mixture: Mapping[str, float | Blend], share: float, fresh: Mapping[str, float | Blend]
+) -> dict[str, float | Blend]:
+    """Return a mixture of which `share` comes from the sets `fresh`, by their weights. Raises UserError unless 0..1."""
+    if not 0 <= share <= 1:
+        raise UserError(f"share={share}: the share of fresh sets must lie between 0 and 1")
+    return {"phase": Blend(weight=1 - share, of=dict(mixture)), "fresh": Blend(weight=share, of=dict(fresh))}
+
+
+def without(mixture: Mapping[str, float | Blend], absent: Collection[str]) -> dict[str, float | Blend]:
+    """Return the mixture without some sets: within a group the others share their part, an emptied group goes too."""
+    left: dict[str, float | Blend] = {}
+    for name, part in mixture.items():
+        if isinstance(part, Blend):
+            of = without(part.of, absent)
+            if of:
+                left[name] = Blend(weight=part.weight, of=of)
+        elif name not in absent:
+            left[name] = part
+    return left
 
 
 def by_epochs(epochs: Mapping[str, float], n_rows: Mapping[str, int]) -> tuple[dict[str, float], int]:

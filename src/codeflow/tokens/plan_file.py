@@ -14,7 +14,7 @@ from pathlib import Path
 from codeflow.core.config import validate
 from codeflow.core.errors import UserError
 from codeflow.core.storage import write_text
-from codeflow.tokens.loader import Loader, LoaderPlan
+from codeflow.tokens.loader import Folders, Loader, LoaderPlan
 from codeflow.tokens.mixture import Blend
 
 
@@ -45,7 +45,7 @@ def continues(before: LoaderPlan, after: LoaderPlan) -> bool:
 
 
 def append_change(
-    path: Path, step: int, weights: Mapping[str, float | Blend], next_step: int, folders: tuple[Path, ...]
+    path: Path, step: int, weights: Mapping[str, float | Blend], next_step: int, folders: Folders
 ) -> LoaderPlan:
     """Let the sets have `weights` from `step` on and return the plan; `next_step` is the first that is not read yet.
 

@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from codeflow.core.config import Config
+from codeflow.core.errors import UserError
 from codeflow.model.config import ModelConfig
 from codeflow.parallel.config import MeshConfig
+from codeflow.tokens.mixture import Blend, WeightChange, flatten
 
 
 class ScheduleConfig(Config):
@@ -63,8 +65,11 @@ class TrainConfig(Config):
     steps: int = Field(default=100, ge=1)
     batch_rows: int = Field(default=8, ge=1)  # rows of one update, over all processes
     micro_rows: int | None = Field(default=None, ge=1)  # rows of one backward pass per process; None: all at once
-    mixture: dict[str, float] = Field(default_factory=lambda: {"general": 1.0})  # set -> weight
+    mixture: dict[str, float | Blend] = Field(default_factory=lambda: {"general": 1.0})  # set or group -> weight
+    changes: tuple[WeightChange, ...] = ()  # other mixtures, each from the batch after `step` steps on
     optional_sets: tuple[str, ...] = ()  # of the mixture: when empty they are left out, and the manifest says so
+    once: tuple[str, ...] = ()  # sets of which no row may be read twice, in earlier phases neither
+    go_on: bool = True  # sets go on behind the rows that the parent has read; False: from their first rows
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     inherit_optimizer: bool = True  # go on with the parent's momenta
@@ -86,7 +91,9 @@ class TrainConfig(Config):
 
     @field_validator("mixture")
     @classmethod
-    def _weights(cls, mixture: dict[str, float]) -> dict[str, float]:
-        if not mixture or min(mixture.values()) < 0 or sum(mixture.values()) <= 0:
-            raise ValueError("give at least one set a weight above 0, as in {'code': 1.0}")
+    def _weights(cls, mixture: dict[str, float | Blend]) -> dict[str, float | Blend]:
+        try:
+            flatten(mixture)
+        except UserError as error:
+            raise ValueError(f"{error}; give at least one set a weight above 0, as in {{'code': 1.0}}") from None
         return mixture

@@ -84,10 +84,11 @@ def run(config: FoldConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
 
 
 def _held_out(config: FoldConfig, tokens: Path) -> dict[str, TensorBatch]:
+    from codeflow.tokens.mixture import without
     from codeflow.train.losses import TensorBatch
-    from codeflow.train.rows import training_rows, without_absent
+    from codeflow.train.rows import absent, training_rows
 
-    mixture = without_absent(config.mixture, tuple(config.mixture), tokens)
+    mixture = without(config.mixture, absent(tuple(config.mixture), tokens))
     rows = training_rows(tokens, mixture, 1, config.validation_rows, 0)
     found = {name: rows.held_out(name, 0, 1) for name in sorted(rows.sets)}
     return {name: TensorBatch.of(batch) for name, batch in found.items() if batch is not None}

@@ -1,7 +1,8 @@
 """One phase of pre-training: general, code, annealing are configurations of it (Code-Flow §1).
 
-    run(config, {tokens, tokenizer, [parent], [mixture]}, output) -> checkpoint artifact
+    run(config, {tokens, tokenizer, [parent], [mixture], [tokens_NAME]}, output) -> checkpoint artifact
         model/           Hugging Face directory with tokenizer.json
+        plan.json        which rows were read when (row_plan.py)
         state/           masters, optimizer state, step: what a child phase goes on from
         metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
 
@@ -36,7 +37,9 @@ from codeflow.parallel.checkpoint import Complete
 from codeflow.parallel.launch import cores_per_process, launch, must_launch
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place, whole
-from codeflow.tokens.mixture import read_plan, with_plan
+from codeflow.tokens.loader import LoaderPlan
+from codeflow.tokens.mixture import Blend, flatten, read_plan, with_plan, without
+from codeflow.tokens.token_shard import read_index
 from codeflow.tokens.tokenizer import Tokenizer
 from codeflow.train import schedule
 from codeflow.train.allocator import kept_memory
@@ -47,7 +50,8 @@ from codeflow.train.loop_gradients import LoopGradients
 from codeflow.train.losses import NextToken, Objective, TensorBatch
 from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
 from codeflow.train.optimizer import Optimizer
-from codeflow.train.rows import TrainingRows, training_rows, without_absent
+from codeflow.train.row_plan import RowPlan, SeenSet, going_on, seen_in_all, token_folders
+from codeflow.train.rows import TrainingRows, absent
 
 STATE, MODEL, CHECKPOINTS = "state", "model", "checkpoints"
 _TAIL_STEPS = 10  # of the mean in the manifest
@@ -62,6 +66,7 @@ class _Origin:
     tokens: int  # trained on in earlier phases
     state: Path | None  # of the parent
     complete: Complete | None
+    seen: tuple[SeenSet, ...] = ()  # of token sets, in earlier phases
 
 
 @dataclass
@@ -76,19 +81,22 @@ class _Progress:
 def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     """Train one phase on `inputs["tokens"]`, from `inputs["parent"]` if given; a mixture plan deals the sets it names.
 
-    Raises UserError for a mixture, model or parent that does not fit the tokens, InfrastructureError when more than
-    `max_skips` updates in a row were not finite.
+    Sets of a further tokens artifact `tokens_NAME` are called `NAME/set` in the mixture. Raises UserError for a
+    mixture, model or parent that does not fit the tokens, InfrastructureError when more than `max_skips` updates in a
+    row were not finite.
     """
     if must_launch(config.mesh):
         launch(config.mesh, run, config, inputs, output)
         return read_manifest(output)
     with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
-        wanted = with_plan(config.mixture, read_plan(inputs["mixture"])) if "mixture" in inputs else config.mixture
-        mixture = without_absent(wanted, config.optional_sets, inputs["tokens"])
-        rows = training_rows(inputs["tokens"], mixture, config.batch_rows, config.validation_rows, config.seed)
         origin = _origin(config, inputs, here)
+        tokens = token_folders(inputs)
+        plan = _loader_plan(config, inputs)
+        rows = TrainingRows(plan, tokens, config.validation_rows)
         _check_fit(origin.model, rows, inputs)
-        phase = _Phase(config, rows, origin, here, output)
+        plan, remarks = going_on(rows, origin.seen) if config.go_on else (plan, [])
+        phase = _Phase(config, RowPlan(output, plan, tokens, config.validation_rows, here), origin, here, output)
+        phase.remarks += remarks
         phase.train()
         weights = {name: whole(master.detach()) for name, master in phase.trainee.placed.masters.items()}
         if here.is_first:
@@ -111,7 +119,33 @@ def _origin(config: TrainConfig, inputs: Mapping[str, Path], here: World) -> _Or
         raise UserError(f"{parent / STATE} is no good checkpoint; delete {parent} to have it made again")
     state, complete = found
     model = validate(ModelConfig, complete.about["model"], origin=str(state))
-    return _Origin(model, int(complete.about["tokens"]), state, complete)
+    seen = tuple(validate(SeenSet, record, origin=str(state)) for record in complete.about.get("seen", ()))
+    return _Origin(model, int(complete.about["tokens"]), state, complete, seen)
+
+
+def _loader_plan(config: TrainConfig, inputs: Mapping[str, Path]) -> LoaderPlan:
+    """Return the configuration's plan, with its optional sets left out where the tokens hold none."""
+    left_out = absent(config.optional_sets, token_folders(inputs))
+
+    def present(mixture: Mapping[str, float | Blend], what: str) -> dict[str, float | Blend]:
+        left = without(mixture, left_out)
+        if not left:
+            raise UserError(f"{what} names optional sets only, and the tokens hold none of them: {', '.join(left_out)}")
+        return left
+
+    mixture: Mapping[str, float | Blend] = config.mixture
+    if "mixture" in inputs:
+        mixture = with_plan(flatten(mixture), read_plan(inputs["mixture"]))
+    changes = [{"step": c.step, "weights": present(c.weights, f"changes at step {c.step}")} for c in config.changes]
+    fields = {
+        "weights": present(mixture, "mixture"),
+        "batch_rows": config.batch_rows,
+        "context_tokens": read_index(inputs["tokens"]).context_tokens,
+        "seed": config.seed,
+        "changes": changes,
+        "once": config.once,
+    }
+    return validate(LoaderPlan, fields)
 
 
 def _check_fit(model: ModelConfig, rows: TrainingRows, inputs: Mapping[str, Path]) -> None:
@@ -140,8 +174,9 @@ def threads(n_threads: int | None) -> Iterator[None]:
 class _Phase:
     """One phase on this process: the trainee, its rows and its place on disk."""
 
-    def __init__(self, config: TrainConfig, rows: TrainingRows, origin: _Origin, here: World, output: Path) -> None:
-        self.config, self.rows, self.origin, self.here, self.output = config, rows, origin, here, output
+    def __init__(self, config: TrainConfig, row_plan: RowPlan, origin: _Origin, here: World, output: Path) -> None:
+        self.config, self.row_plan, self.origin, self.here, self.output = config, row_plan, origin, here, output
+        self.remarks: list[str] = []
         dtype = _DTYPES[config.precision]
         model = LoopCoder(origin.model, config.seed)
         loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpoint_blocks)
@@ -154,6 +189,11 @@ class _Phase:
         self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients)
         self.dtype = dtype
         self.progress = self._restore()
+
+    @property
+    def rows(self) -> TrainingRows:
+        """The rows by the plan as it is now."""
+        return self.row_plan.rows
 
     def tensors(self, with_optimizer: bool = True) -> dict[str, torch.Tensor]:
         """Return all state by name."""
@@ -199,6 +239,7 @@ class _Phase:
             factor = schedule.factor(config.schedule, step, config.steps)
             self._set_second_pass(step)
             self._watch_loops(step)
+            self.row_plan.take_request(step - 1)
             batches = self._batches(step)
             report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
             seconds = time.perf_counter() - started
@@ -263,7 +304,7 @@ class _Phase:
         if not (step in (0, config.steps) or (every and step % every == 0)):
             return {}
         losses: dict[str, float] = {}
-        for name in sorted(self.rows.sets):
+        for name in self.row_plan.sets_at(step):
             batch = self.rows.held_out(name, self.here.reader, self.here.n_readers)
             if batch is not None:
                 rows = config.micro_rows or max(config.batch_rows // self.here.n_readers, 1)
@@ -279,6 +320,7 @@ class _Phase:
             "updates": self.trainee.optimizer.updates,
             "skipped_in_a_row": self.progress.skipped_in_a_row,
             "tokenizer_fingerprint": self.rows.tokenizer_fingerprint,
+            "seen": [r.model_dump() for r in seen_in_all(self.origin.seen, self.rows, self.progress.step)],
         }
         checkpoint.save(folder, self.progress.step, self.tensors(), about, self.here)
         checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here)
@@ -303,11 +345,14 @@ def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
     losses = [row["loss"] for row in rows if "loss" in row]
     validations = [row["validation"] for row in rows if "validation" in row]
     tail = losses[-_TAIL_STEPS:]
-    absent = [name for name in config.optional_sets if name in config.mixture and name not in phase.rows.sets]
+    left_out = [
+        name for name in config.optional_sets if name in flatten(config.mixture) and name not in phase.rows.sets
+    ]
+    remarks = [f"set '{name}' is empty: left out of the mixture, the other weights share its part" for name in left_out]
+    changes = [change.model_dump() for change in phase.row_plan.changes]
     return {
-        "remarks": [
-            f"set '{name}' is empty: left out of the mixture, the other weights share its part" for name in absent
-        ],
+        "remarks": remarks + phase.remarks,
+        **({"weight_changes": changes} if changes else {}),
         "phase": config.phase,
         "steps": config.steps,
         "tokens": phase.progress.tokens - phase.origin.tokens,

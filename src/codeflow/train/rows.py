@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codeflow.core.errors import UserError
 from codeflow.tokens.batch import Batch, batch_from_rows
-from codeflow.tokens.loader import Loader, LoaderPlan
+from codeflow.tokens.loader import Folders, Loader, LoaderPlan, set_names
+from codeflow.tokens.mixture import Blend
 from codeflow.tokens.token_shard import TokenSet, read_index
 
 _LARGEST_PART = 4  # at most one row in this many is held out
@@ -26,10 +26,10 @@ def n_held_out(n_rows: int, validation_rows: int) -> int:
 class TrainingRows(Loader):
     """A loader that never samples the rows held out, and reads these for itself."""
 
-    def __init__(self, plan: LoaderPlan, folder: Path, validation_rows: int) -> None:
-        """Map the sets of `folder`. Raises UserError as Loader does."""
+    def __init__(self, plan: LoaderPlan, folders: Folders, validation_rows: int) -> None:
+        """Map the sets of `folders`. Raises UserError as Loader does."""
         self._validation_rows = validation_rows
-        super().__init__(plan, folder)
+        super().__init__(plan, folders)
 
     def _n_read(self, rows: TokenSet) -> int:
         return rows.n_rows - n_held_out(rows.n_rows, self._validation_rows)
@@ -51,19 +51,16 @@ class TrainingRows(Loader):
         return batch
 
 
-def without_absent(mixture: Mapping[str, float], optional: Collection[str], folder: Path) -> dict[str, float]:
-    """Return the mixture without the optional sets that a tokens artifact does not hold."""
-    there = read_index(folder).sets
-    return {name: weight for name, weight in mixture.items() if name not in optional or name in there}
+def absent(optional: Collection[str], folders: Folders) -> list[str]:
+    """Return the optional sets that the tokens artifacts do not hold."""
+    there = set_names(folders)
+    return [name for name in optional if name not in there]
 
 
 def training_rows(
-    folder: Path, mixture: Mapping[str, float], batch_rows: int, validation_rows: int, seed: int
+    folder: Path, mixture: Mapping[str, float | Blend], batch_rows: int, validation_rows: int, seed: int
 ) -> TrainingRows:
     """Open the sets of a tokens artifact that have weight. Raises UserError naming a set that is missing or empty."""
-    index = read_index(folder)
-    weighted = {name: weight for name, weight in mixture.items() if weight > 0}
-    if not weighted:
-        raise UserError("mixture gives no set a weight above 0; set one, as in mixture.code=1.0")
-    plan = LoaderPlan(weights=dict(weighted), batch_rows=batch_rows, context_tokens=index.context_tokens, seed=seed)
+    context_tokens = read_index(folder).context_tokens
+    plan = LoaderPlan(weights=dict(mixture), batch_rows=batch_rows, context_tokens=context_tokens, seed=seed)
     return TrainingRows(plan, folder, validation_rows)
