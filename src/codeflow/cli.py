@@ -102,6 +102,39 @@ def show(
 
 
 @app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="The folder of an artifact of documents, e.g. `runs/tiny/clean`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; `ARTIFACT.html` beside the artifact if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="samples, characters, clusters, hits or seed."),
+    ] = None,
+) -> None:
+    """Make one HTML page to look at an artifact's documents: kept beside dropped, near-duplicates, benchmark text.
+
+    Examples:
+
+        codeflow inspect runs/tiny/clean
+
+        codeflow inspect runs/tiny/dedup --output near_duplicates.html -s clusters=40
+
+        codeflow inspect runs/tiny/decontaminate -s samples=20 -s characters=5000 -s seed=7
+
+    The page needs nothing else and loads nothing; what documents hold is shown as text and never run. Settings:
+    samples (6, for each reason and language), characters (2000, of a text), clusters (12), hits (6, for each method and
+    benchmark), seed (0).
+    """
+    from codeflow.core.config import apply_overrides
+    from codeflow.report.inspection import inspect_artifact
+    from codeflow.report.specimens import InspectConfig
+
+    path = inspect_artifact(artifact, output, apply_overrides(InspectConfig(), settings or []))
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+@app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint artifact, or a published directory.")],
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,

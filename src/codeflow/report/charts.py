@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
+import numpy.typing as npt
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -168,4 +170,35 @@ def histogram(counts: Sequence[int], label: str) -> str:
         axes.set_xlim(0, 1)
         axes.set_xlabel("score")
         axes.set_title(label, loc="left", fontsize=10)
+        return svg(figure)
+
+
+def two_histograms(
+    edges: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.int64],
+    dropped: npt.NDArray[np.int64],
+    x_label: str,
+    log: bool = False,
+    small: bool = False,
+) -> str:
+    """Draw the shares of kept (filled) and dropped (outlined) things in the bins between `edges` (n + 1,)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2.4, 0.55) if small else (7.2, 2.3))
+        for counts, name, colour in ((kept, "kept", COLOURS[0]), (dropped, "dropped", COLOURS[1])):
+            if counts.sum():
+                filled = {"fill": True, "alpha": 0.35} if name == "kept" else {}
+                axes.stairs(counts / counts.sum(), edges, color=colour, linewidth=1.3, label=name, **filled)
+                if filled:
+                    axes.stairs(counts / counts.sum(), edges, color=colour, linewidth=1.0)
+        if log:
+            axes.set_xscale("log")
+        axes.grid(False)
+        axes.yaxis.set_visible(False)
+        axes.spines["left"].set_visible(False)
+        if small:
+            axes.xaxis.set_visible(False)
+        else:
+            axes.set_xlabel(x_label)
+            if kept.sum() or dropped.sum():
+                axes.legend(frameon=False, fontsize=9)
         return svg(figure)
