@@ -325,6 +325,34 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command("mine-tasks")
+def mine_tasks(
+    repository: Annotated[str, typer.Argument(help="A git repository with Python sources and tests: path or URL.")],
+    overrides: _Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder.")] = Path("runs/mined_tasks"),
+    fields: Annotated[bool, typer.Option("--fields", help="Print all fields with defaults and stop.")] = False,
+) -> None:
+    """Turn commits of a Python repository into tasks with hidden Fail-to-Pass and Pass-to-Pass tests.
+
+    Every task is proved: its tests run twice before and twice after the commit's change, in the sandbox, without
+    network. The packages that they need come as wheels from the index that pip is configured for.
+
+    Examples:
+
+        codeflow mine-tasks ~/src/click -o runs/click_tasks max_tasks=20
+
+        codeflow mine-tasks https://example.org/project.git -o runs/tasks max_commits=3000 'requirements=["hypothesis"]'
+
+    The same command goes on where an earlier call stopped; docs/mining.md says what makes a task.
+    """
+    if fields:
+        print(resolve("codeflow.solve.repository.mine:MineConfig")().model_dump_json(indent=2))
+        return
+    from codeflow.recipes.mining import mine_tasks as mine
+
+    mine(repository, output, overrides or [])
+
+
 def _add(verb: Verb) -> None:
     def print_fields(wanted: bool) -> None:
         if wanted:

@@ -49,7 +49,7 @@ class {name}(_unittest.TestCase):
     def test_{f}(self): self.assertIn(1, ())
     def test_{g}(self): self.assertEqual([1], [1])
 """
-_PYTEST_CANARIES = """
+PYTEST_CANARIES = """
 
 import pytest as _pytest
 
@@ -63,7 +63,7 @@ def test_{e}(): raise KeyError(1)
 def test_{f}(): assert 1.0 == _pytest.approx(2.0)
 def test_{g}(): assert [1] == [1]
 """
-_FAILING = "abcdef"  # g passes
+FAILING_CANARIES = "abcdef"  # g passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def pytest_packages() -> tuple[tuple[str, str], ...]:
 def _files(suite: HiddenTests, candidate: Mapping[str, bytes], canaries: Mapping[str, str]) -> dict[str, bytes]:
     files = {path: data for path, data in candidate.items() if Path(path).name not in _STEERING}
     files |= {path: text.encode() for path, text in suite.files.items()}
-    template = _PYTEST_CANARIES if suite.runner == "pytest" else _UNITTEST_CANARIES
+    template = PYTEST_CANARIES if suite.runner == "pytest" else _UNITTEST_CANARIES
     for path, text in suite.tests.items():
         planted = template.format(name=f"Test_{canaries['a']}", **canaries) if path == min(suite.tests) else ""
         files[path] = (text + planted).encode()
@@ -154,7 +154,7 @@ def _verdict(suite: HiddenTests, canaries: Mapping[str, str], result: Result) ->
             passed += [name] if outcome == "passed" else []
     if max(seen.values(), default=0) > 1:
         return _failed(suite, 0, "tampering: a test was reported twice")
-    if any(found[letter] != ("failed" if letter in _FAILING else "passed") for letter in found):
+    if any(found[letter] != ("failed" if letter in FAILING_CANARIES else "passed") for letter in found):
         return _failed(suite, 0, "tampering: a test that must fail passed, or the other way round")
     if set(found) != set(canaries) or n_other != suite.n_tests:
         said = result.stderr.decode("utf-8", "replace").strip().splitlines()
