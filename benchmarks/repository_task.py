@@ -2,9 +2,9 @@
 
     CODEFLOW_MINED_TASKS=runs/click_tasks make bench NAME=repository_task
 
-Needs an artifact of `codeflow mine-tasks`; its first task is taken. Cold means an empty cache: the tree is read from the
-artifact and written, pip resolves and unpacks the packages (from whatever index it is configured for). A further rollout
-before its tests is a new sandbox with a fresh copy of the tree, the median of ten. Prints one JSON line.
+Needs an artifact of `codeflow mine-tasks`; its first task is taken. Cold means an empty cache: the tree is read from
+the artifact and written, pip resolves and unpacks the packages (from whatever index it is configured for). A further
+rollout before its tests is a new sandbox with a fresh copy of the tree, the median of ten. Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import shutil
 import sys
 
 
-def copy_over(base, deleted):
+def _copy_over(base, deleted):
     gone = set(deleted)
     for folder, names, files in os.walk(base):
         inside = os.path.relpath(folder, base)
@@ -58,7 +58,7 @@ def _run(paths, report):
 def _main():
     job = marshal.loads(sys.stdin.buffer.read())
     report = _reporter()
-    copy_over(job["base"], job["deleted"])
+    _copy_over(job["base"], job["deleted"])
     if not job["tests"]:
         return
     roots = [root for root in job["roots"] if os.path.isdir(root)]
