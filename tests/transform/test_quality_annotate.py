@@ -16,7 +16,7 @@ from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.endpoint.chat import EndpointConfig
 from codeflow.transform.operator import with_tags
-from codeflow.transform.quality_annotate import AnnotateConfig, Grade, domain_for, kappa, request_for, run
+from codeflow.transform.quality_annotate import AnnotateConfig, Disagreement, Grade, domain_for, kappa, request_for, run
 from codeflow.transform.quality_labels import LabelledDocument
 from codeflow.transform.toxicity_examples import TOXICITY_EXAMPLES
 from tests.endpoint.fake_server import fake_server
@@ -70,8 +70,11 @@ def test_two_passes_give_labels_disagreements_and_kappa(tmp_path: Path) -> None:
     assert manifest.counts.read == 38
     assert manifest.counts.dropped == {"data_language": 1, "no_grade": 1, "disagreement": 12}
     labels = list(read_shards(tmp_path / "out", "labels", LabelledDocument))
-    disputed = list(read_shards(tmp_path / "out", "disagreements", Grade))
-    assert {grade.document_id for grade in disputed} == {d.id for d in DOCUMENTS if "far" in d.text}
+    disputed = list(read_shards(tmp_path / "out", "disagreements", Disagreement))
+    assert sorted(one.document.text for one in disputed) == sorted(d.text for d in DOCUMENTS if "far" in d.text)
+    for one in disputed:  # a reviewer finds the text and both passes in one place
+        assert one.grade.document_id == one.document.id
+        assert abs(one.grade.first["educational_value"] - one.grade.second["educational_value"]) > 1
     assert len(labels) == 24
     assert {(item.source, item.domain) for item in labels} == {("teacher m", "code")}
     by_id = {grade.document_id: grade for grade in read_shards(tmp_path / "out", "grades", Grade)}

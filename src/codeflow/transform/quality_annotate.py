@@ -1,6 +1,6 @@
 """The stage `annotate`: a teacher model grades documents, twice, on a written rubric (Code-Flow §2).
 
-    run(config, {documents}, output) -> labels-*.parquet of LabelledDocument; grades-* and disagreements-* of Grade
+    run(config, {documents}, output) -> labels-* of LabelledDocument, grades-* of Grade, disagreements-* of Disagreement
 
 A sample of each domain is graded for information density, educational value (0..5 each) and toxicity (0..3) by two
 passes, on the rubric of the domain. The second pass shows the text before the rubric, so that agreement is not that of
@@ -78,6 +78,14 @@ class Grade:
     second: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A document on which the passes differ too much to make a label, with both grades: what a reviewer reads."""
+
+    document: Document
+    grade: Grade
+
+
 class AnnotateConfig(Config):
     """Who grades, and what."""
 
@@ -147,11 +155,11 @@ def run(config: AnnotateConfig, inputs: Mapping[str, Path], output: Path) -> Man
             else:
                 tally["no_grade"] = tally.get("no_grade", 0) + 1
     grades = [grade for _, grade in judged]
-    disputed = [grade for grade in grades if not agrees(grade, config.max_difference)]
+    disputed = [Disagreement(d, grade) for d, grade in judged if not agrees(grade, config.max_difference)]
     labels = [_label(d, grade, config) for d, grade in judged if agrees(grade, config.max_difference)]
     write_records(output / "labels-00000.parquet", labels, LabelledDocument)
     write_records(output / "grades-00000.parquet", grades, Grade)
-    write_records(output / "disagreements-00000.parquet", disputed, Grade)
+    write_records(output / "disagreements-00000.parquet", disputed, Disagreement)
     read = tally.pop("read")
     dropped = {reason: n for reason, n in sorted({**tally, "disagreement": len(disputed)}.items()) if n}
     metrics = {
