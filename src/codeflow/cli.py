@@ -394,7 +394,10 @@ for _verb in VERBS.values():
 @app.command(rich_help_panel="Stages, one artifact each")
 def evaluate(
     target: Annotated[
-        str, typer.Argument(help="With --on the checkpoint; without it the artifact's folder.", metavar="TARGET")
+        str,
+        typer.Argument(
+            help="With --on the checkpoint or a server's url; without it the artifact's folder.", metavar="TARGET"
+        ),
     ] = "",
     overrides: _Overrides = None,
     on: Annotated[
@@ -413,13 +416,15 @@ def evaluate(
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print all fields with defaults and stop.")] = False,
 ) -> None:
-    """Score a checkpoint on public benchmarks (--on), or make a run's scores artifact (without it), as recipes do.
+    """Score a checkpoint or a served model on public benchmarks (--on), or make a run's scores artifact, as recipes do.
 
     Examples:
 
         codeflow evaluate runs/tiny/train_anneal --on humaneval -o runs/humaneval style=text limit=20
 
         codeflow evaluate hf/my-model --on mbpp,cruxeval_output,bfcl samples=5 temperature=0.8 --against runs/before
+
+        codeflow evaluate http://127.0.0.1:8000/v1 --on humaneval -o runs/served server.model=mine server.parallel=32
 
         codeflow evaluate runs/mine/evaluate -i documents=runs/mine/split -i tokenizer=runs/mine/tokenizer -i last=DIR
 

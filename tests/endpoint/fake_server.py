@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,11 +24,21 @@ class FakeServer:
 
 
 @contextmanager
-def fake_server(reply: Reply) -> Iterator[FakeServer]:
-    """Serve while the block runs. A reply that is bytes is sent as it is, anything else as a completion's content."""
+def fake_server(reply: Reply, models: Sequence[str] = ()) -> Iterator[FakeServer]:
+    """Serve while the block runs; `models` is what a GET lists.
+
+    A reply that is bytes is sent as it is, anything else as a completion's content.
+    """
     seen, asked, lock = FakeServer(), Counter[str](), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = json.dumps({"data": [{"id": name} for name in models]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             identity = json.dumps(body, sort_keys=True)

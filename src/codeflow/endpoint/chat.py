@@ -1,61 +1,38 @@
 """Chat completions of any OpenAI-compatible server: structured answers, retries, an answer cache, the cost.
 
 A request is identified by the hash of everything that decides its answer (model, messages, schema, temperature, seed,
-pass); an answer that is in the cache is never asked for again, so interrupted work goes on where it stopped. The key is
-read from the environment when a request is sent; it is in no configuration, cache or message.
-
-Retried, with growing pauses (longer ones where the server asks for them): no connection, time-outs, 408, 409, 429 and
-5xx, and answers that are not the JSON asked for. Not retried: other statuses, which are the request's fault.
+pass); an answer that is in the cache is never asked for again, so interrupted work goes on where it stopped. What is
+retried says `transport.py`; answers that are not the JSON asked for are, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from codeflow.core.config import Config, canonical_json
-from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.config import canonical_json
+from codeflow.core.errors import UserError
 from codeflow.core.storage import write_text
+from codeflow.endpoint.transport import ServerConfig, Transport, TryAgainError, UnfitError, Usage
 
-_RETRIED = {408, 409, 429, *range(500, 600)}
-_MOST_SHOWN = 200  # characters of a server's refusal in an error
-_LONGEST_WISHED_SECONDS = 60.0
 _CHARACTERS_PER_TOKEN = 3.5  # of code and English, for estimates before anything is sent
 
 
-class EndpointConfig(Config):
+class EndpointConfig(ServerConfig):
     """Where the server is, which model, and what tokens cost there."""
 
-    url: str = "http://127.0.0.1:8000/v1"  # up to and without /chat/completions
-    model: str = ""
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; unset: no key is sent
     temperature: float = Field(default=0.0, ge=0)
     max_answer_tokens: int = Field(default=256, ge=1)
-    timeout_seconds: float = Field(default=60.0, gt=0)
-    retries: int = Field(default=4, ge=0)
-    first_pause_seconds: float = Field(default=1.0, ge=0)  # doubled at each retry
-    parallel: int = Field(default=8, ge=1)  # requests under way at a time
     prompt_price: float = Field(default=0.0, ge=0)  # per million tokens
     answer_price: float = Field(default=0.0, ge=0)
-
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return url.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +61,6 @@ class Failure:
     reason: str
 
 
-@dataclass
-class Usage:
-    """What has been sent and received by a client, cached answers aside."""
-
-    requests: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-
-
 class ChatClient:
     """Asks one model. Thread-safe."""
 
@@ -101,8 +68,13 @@ class ChatClient:
         """`cache` is a folder for answers. Raises UserError when no model is named."""
         if not config.model:
             raise UserError("endpoint.model is empty; name a model that the server has")
-        self.config, self.usage = config, Usage()
-        self._cache, self._sleep, self._lock = cache, sleep, Lock()
+        self.config, self._cache = config, cache
+        self._transport = Transport(config, sleep)
+
+    @property
+    def usage(self) -> Usage:
+        """What has been sent and received so far."""
+        return self._transport.usage
 
     def ask_all(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """Return the answers in order; `parallel` requests are under way at a time.
@@ -123,23 +95,13 @@ class ChatClient:
         if path.exists():
             kept = json.loads(path.read_text())
             return Answer(kept["value"], kept["prompt_tokens"], kept["answer_tokens"], True)
-        reason, unreachable, pause_seconds = "", False, 0.0
-        for attempt in range(self.config.retries + 1):
-            if attempt:
-                with self._lock:
-                    self.usage.retries += 1
-                self._sleep(max(pause_seconds, self.config.first_pause_seconds * 2 ** (attempt - 1)))
-            try:
-                answer = self._parsed(self._send(body), request)
-            except _TryAgainError as error:
-                reason, unreachable, pause_seconds = str(error), error.unreachable, error.pause_seconds
-                continue
-            content = {"value": answer.value, "prompt_tokens": answer.prompt_tokens}
-            write_text(path, json.dumps({**content, "answer_tokens": answer.answer_tokens}))
-            return answer
-        if unreachable:
-            raise InfrastructureError(f"{self.config.url}: {reason} (asked {self.config.retries + 1} times)")
-        return Failure(reason)
+        try:
+            answer = self._transport.ask("chat/completions", body, lambda response: self._parsed(response, request))
+        except UnfitError as error:
+            return Failure(str(error))
+        content = {"value": answer.value, "prompt_tokens": answer.prompt_tokens}
+        write_text(path, json.dumps({**content, "answer_tokens": answer.answer_tokens}))
+        return answer
 
     def cost(self) -> float:
         """Return what the usage so far has cost, in the prices' currency."""
@@ -161,58 +123,21 @@ class ChatClient:
     def _identity(self, body: Mapping[str, Any], number: int) -> str:
         return hashlib.sha256(f"{self.config.url} {number} {canonical_json(body)}".encode()).hexdigest()
 
-    def _send(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        key = os.environ.get(self.config.key_variable, "")
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        url = f"{self.config.url}/chat/completions"
-        http = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-        with self._lock:
-            self.usage.requests += 1
-        try:
-            with urllib.request.urlopen(http, timeout=self.config.timeout_seconds) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            if error.code in _RETRIED:
-                raise _TryAgainError(
-                    f"status {error.code}", True, _wished_pause(error.headers.get("Retry-After"))
-                ) from None
-            text = error.read()[:_MOST_SHOWN].decode("utf-8", "replace")
-            raise UserError(f"{url} refused the request with status {error.code}: {text}") from None
-        except ValueError:
-            raise _TryAgainError("the response is not JSON", unreachable=True) from None
-        except OSError as error:  # urllib's URLError and time-outs are OSErrors
-            raise _TryAgainError(f"no connection: {error}", unreachable=True) from None
-
     def _parsed(self, response: Mapping[str, Any], request: Request) -> Answer:
         try:
             text = response["choices"][0]["message"]["content"]
             usage = response.get("usage") or {}
             prompt, answer = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         except (KeyError, IndexError, TypeError, ValueError):
-            raise _TryAgainError("the response is no chat completion", unreachable=True) from None
-        with self._lock:
-            self.usage.prompt_tokens += prompt
-            self.usage.answer_tokens += answer
+            raise TryAgainError("the response is no chat completion", unreachable=True) from None
+        self._transport.count(prompt, answer)
         if request.schema is None:
             return Answer(text, prompt, answer, False)
         value = _json_of(text)
         problem = misfit(value, request.schema)
         if problem:
-            raise _TryAgainError(f"the answer does not fit its schema: {problem}", unreachable=False)
+            raise TryAgainError(f"the answer does not fit its schema: {problem}", unreachable=False)
         return Answer(value, prompt, answer, False)
-
-
-class _TryAgainError(Exception):
-    def __init__(self, reason: str, unreachable: bool, pause_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.unreachable, self.pause_seconds = unreachable, pause_seconds
-
-
-def _wished_pause(retry_after: str | None) -> float:
-    """Return the seconds that the server asks to wait, at most a minute; 0 where it names none, or a date."""
-    return min(float(retry_after), _LONGEST_WISHED_SECONDS) if retry_after and retry_after.isdigit() else 0.0
 
 
 def _json_of(text: Any) -> Any:

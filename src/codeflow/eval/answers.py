@@ -122,7 +122,7 @@ class LocalAnswerer:
             stop_ids=_STOP_IDS,
             max_batch=self.batch,
         )
-        seeds = [_seed(seed, questions[number]) for number in asked]
+        seeds = [seed_of(seed, questions[number]) for number in asked]
         made = generate(model, [prompts[number] for number in asked], settings, seeds) if asked else []
         answers = [Answer("", TOO_LONG, 0, math.nan)] * len(questions)
         for number, one in zip(asked, made, strict=True):
@@ -152,6 +152,7 @@ def _encoded(tokenizer: Tokenizer, segments: Sequence[Segment]) -> list[int]:
     return ids
 
 
-def _seed(seed: int, question: Question) -> int:
+def seed_of(seed: int, question: Question) -> int:
+    """Return the seed of one answer, a function of the run's seed, the question's name and the sample."""
     digest = hashlib.sha256(f"{seed}/{question.name}/{question.sample}".encode()).digest()
     return int.from_bytes(digest[:7], "little")

@@ -23,6 +23,7 @@ from codeflow.core.config import Config, canonical_json
 from codeflow.core.errors import UserError
 from codeflow.core.progress import say
 from codeflow.core.storage import make_folder, sha256_file, sha256_text
+from codeflow.endpoint.transport import ServerConfig
 from codeflow.eval.answers import Answer, Answerer, Question
 from codeflow.eval.benchmark import Attempt, Benchmark, Judgement, Problem, Sampling, locate
 from codeflow.tokens.chat import Message
@@ -51,6 +52,8 @@ class BenchmarkRunConfig(Config):
     seed: int = 0
     sandboxes: PositiveInt = 2  # at once
     bootstrap_resamples: PositiveInt = 1000
+    server: ServerConfig = ServerConfig()  # of a model behind a url
+    logprobs: bool = True  # asked of such a server, for the calibration error; false where it refuses
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from codeflow.core.config import apply_overrides
-from codeflow.core.errors import UserError
 from codeflow.core.progress import console, say
 from codeflow.core.storage import folder_lock
 from codeflow.core.types import Score
+from codeflow.eval.answers import Answerer
 from codeflow.eval.benchmark_run import BenchmarkRunConfig
 from codeflow.recipes.generate import find_model
 
@@ -17,21 +18,21 @@ from codeflow.recipes.generate import find_model
 def evaluate_on(
     model: str, on: Sequence[str], output: Path | None, settings: Sequence[str], against: Path | None = None
 ) -> list[Score]:
-    """Run benchmarks on a checkpoint; print the scores and, with `against`, the differences to another run.
+    """Run benchmarks on a checkpoint or a model behind a url; print scores and, with `against`, differences to a run.
 
-    Raises UserError for a model that is none, unknown benchmarks or settings, and missing files.
+    Raises UserError for a model that is none, unknown benchmarks or settings, and missing files; InfrastructureError
+    for a server that cannot be reached.
     """
-    from codeflow.eval.answers import LocalAnswerer
     from codeflow.eval.benchmarks_artifact import differences, make
 
     names = [name for given in on for name in given.split(",") if name]
     config = apply_overrides(BenchmarkRunConfig(on=tuple(names)), settings)
     if "://" in model:
-        raise UserError(f"{model}: models behind a url cannot be evaluated yet; give a checkpoint's folder")
-    folder = find_model(Path(model))
-    place = Path(model).resolve()
-    output = output or place.with_name(f"{place.name}_benchmarks")
-    answerer = LocalAnswerer(folder, place.name)
+        config = apply_overrides(config, [f"server.url={model}"])
+        answerer, place = _behind(config)
+    else:
+        answerer, place = _here(model)
+    output = output or place
     with folder_lock(output):
         _, scores = make(config, answerer, output)
     _print(scores)
@@ -44,6 +45,20 @@ def evaluate_on(
                 )
     say(f"scores: {output / 'scores.json'}")
     return scores
+
+
+def _here(model: str) -> tuple[Answerer, Path]:
+    from codeflow.eval.answers import LocalAnswerer
+
+    place = Path(model).resolve()
+    return LocalAnswerer(find_model(Path(model)), place.name), place.with_name(f"{place.name}_benchmarks")
+
+
+def _behind(config: BenchmarkRunConfig) -> tuple[Answerer, Path]:
+    from codeflow.eval.endpoint_answers import EndpointAnswerer
+
+    answerer = EndpointAnswerer(config.server, config.logprobs)
+    return answerer, Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', answerer.name)}_benchmarks"
 
 
 def _print(scores: Sequence[Score]) -> None:
