@@ -22,8 +22,9 @@ _needs_sandbox = pytest.mark.skipif(not probe().backend, reason=probe().problem 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request) -> str:
-    if not probe(request.param).backend:
-        pytest.skip(probe(request.param).problem)
+    name = request.param.partition(" 3")[0]
+    if not probe(name).backend:
+        pytest.skip(probe(name).problem)
     return request.param
 
 
@@ -45,6 +46,16 @@ def test_attacks_on_time_are_contained(backend):
     assert [o.status for o in outcomes if o.name in _ON_TIME] == [Status.TIME] * len(_ON_TIME)
 
 
+def test_landlock_shows_that_a_file_exists():
+    """What the documentation says of it: a name can be asked for, nothing more."""
+    if not probe("landlock").backend:
+        pytest.skip(probe("landlock").problem)
+    (attack,) = [attack for attack in ATTACKS if attack.known_open]
+    (outcome,) = asyncio.run(run_attacks(lambda: open_sandbox(backend="landlock"), (attack.name,)))
+    assert not outcome.problem
+    assert next(table([outcome])).endswith("NOT CONTAINED, as documented for this back end") is outcome.known
+
+
 def test_the_table_shows_no_control_characters():
     lines = list(table([Outcome("a", Status.OK, 0.1, ""), Outcome("b", Status.OK, 0.1, "ESCAPED \x1b[2J")]))
     assert lines[0].endswith("contained")
@@ -54,6 +65,7 @@ def test_the_table_shows_no_control_characters():
 
 @_needs_sandbox
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", [*BACKENDS, "landlock 3"], indirect=True)
 def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path, backend):
     """The suite is run by `nobody`, with the system's interpreter, on a copy that nobody can read."""
     runuser, python = shutil.which("runuser"), shutil.which("python3", path="/usr/bin")
@@ -70,7 +82,7 @@ def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path, backend):
         if folder.owner() == "root" and folder not in (Path("/"), Path("/tmp")):
             folder.chmod(folder.stat().st_mode | 0o055)
     done = subprocess.run(
-        [runuser, "-u", "nobody", "--", python, "-m", "codeflow.sandbox.containment", backend],
+        [runuser, "-u", "nobody", "--", python, "-m", "codeflow.sandbox.containment", *_arguments(backend)],
         cwd=tmp_path / "copy",
         capture_output=True,
         text=True,
@@ -79,7 +91,13 @@ def test_all_attacks_are_contained_for_an_ordinary_user(tmp_path, backend):
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(ATTACKS)} of {len(ATTACKS)} attacks contained\n{backend}, as user 65534" in done.stdout
+    name = backend.partition(" 3")[0]  # Landlock as an older kernel has it, where the filter holds signals back
+    n_known = sum(name in attack.known_open for attack in ATTACKS)
+    assert f"{len(ATTACKS) - n_known} of {len(ATTACKS)} attacks contained\n{name}, as user 65534" in done.stdout
+
+
+def _arguments(backend: str) -> list[str]:
+    return ["landlock", "3"] if backend == "landlock 3" else [backend]
 
 
 class _Bare:

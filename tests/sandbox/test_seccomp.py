@@ -7,16 +7,16 @@ import struct
 
 import pytest
 
-from codeflow.sandbox.seccomp import program
+from codeflow.sandbox.seccomp import Beside, program
 
 X86, ARM = ("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 
 
-def verdict(machine: str, architecture: int, call: int, *arguments: int) -> int:
+def verdict(machine: str, architecture: int, call: int, *arguments: int, beside: Beside | None = None) -> int:
     filled = [*arguments, 0, 0, 0, 0, 0, 0][:6]
     data = struct.pack("=iIQ6Q", call, architecture, 0, *filled)
-    steps = list(struct.iter_unpack("=HBBI", program(machine) or b""))
+    steps = list(struct.iter_unpack("=HBBI", program(machine, beside=beside) or b""))
     at, held = 0, 0
     while True:
         code, then, otherwise, value = steps[at]
@@ -66,6 +66,54 @@ def refused(number: int) -> int:
 )
 def test_each_call_gets_its_answer(machine, call, arguments, expected):
     assert verdict(*machine, call, *arguments) == expected
+
+
+ROOT, USER, OLD = Beside(False), Beside(True), Beside(True, only_pid=77)
+
+
+@pytest.mark.parametrize(
+    ("machine", "beside", "call", "arguments", "expected"),
+    [
+        (X86, ROOT, 0, (), ALLOW),  # read
+        (X86, ROOT, 41, (1, 1), refused(errno.EAFNOSUPPORT)),  # socket UNIX
+        (X86, ROOT, 41, (2, 1), refused(errno.EAFNOSUPPORT)),  # socket INET
+        (X86, ROOT, 53, (1, 1), ALLOW),  # socketpair, stream
+        (X86, ROOT, 53, (1, 1 | 0x80800), ALLOW),  # socketpair, stream, with flags
+        (X86, ROOT, 53, (1, 2), refused(errno.EAFNOSUPPORT)),  # socketpair, datagrams: could be sent elsewhere
+        (X86, ROOT, 53, (2, 1), refused(errno.EAFNOSUPPORT)),
+        (X86, ROOT, 42, (), refused(errno.EPERM)),  # connect
+        (X86, ROOT, 30, (), refused(errno.EPERM)),  # shmat
+        (X86, ROOT, 254, (), refused(errno.EPERM)),  # inotify_add_watch
+        (X86, ROOT, 72, (3, 8), refused(errno.EPERM)),  # F_SETOWN
+        (X86, ROOT, 72, (3, 15), refused(errno.EPERM)),  # F_SETOWN_EX
+        (X86, ROOT, 72, (3, 4), ALLOW),  # F_SETFL
+        (X86, ROOT, 16, (3, 0x8901), refused(errno.EPERM)),  # FIOSETOWN
+        (X86, ROOT, 90, (), ALLOW),  # chmod: the files are somebody else's
+        (X86, USER, 90, (), refused(errno.EPERM)),
+        (X86, USER, 280, (), refused(errno.EPERM)),  # utimensat
+        (X86, USER, 62, (1, 9), ALLOW),  # kill: Landlock holds it back
+        (X86, OLD, 62, (1, 9), refused(errno.EPERM)),
+        (X86, OLD, 62, (77, 9), ALLOW),  # itself
+        (X86, OLD, 62, (0xFFFFFFFF, 9), refused(errno.EPERM)),  # kill(-1)
+        (X86, OLD, 234, (77, 78, 6), ALLOW),  # tgkill, as abort does
+        (X86, OLD, 424, (), refused(errno.EPERM)),  # pidfd_send_signal
+        (ARM, OLD, 129, (1, 9), refused(errno.EPERM)),  # kill
+        (ARM, USER, 53, (), refused(errno.EPERM)),  # fchmodat
+        (ARM, USER, 199, (1, 1), ALLOW),  # socketpair
+        (ARM, USER, 203, (), refused(errno.EPERM)),  # connect
+    ],
+)
+def test_programs_beside_others_are_held_back(machine, beside, call, arguments, expected):
+    assert verdict(*machine, call, *arguments, beside=beside) == expected
+
+
+@pytest.mark.parametrize("beside", [None, ROOT, OLD])
+def test_limits_and_priorities_are_a_processs_own(beside):
+    for call in (302, 203, 144, 314):  # prlimit64, sched_setaffinity, sched_setscheduler, sched_setattr
+        assert verdict(*X86, call, 0, beside=beside) == ALLOW
+        assert verdict(*X86, call, 1, beside=beside) == refused(errno.EPERM)
+    assert verdict(*X86, 141, 0, 0, beside=beside) == ALLOW  # setpriority
+    assert verdict(*X86, 141, 0, 1, beside=beside) == refused(errno.EPERM)
 
 
 def test_calls_of_another_architecture_kill():

@@ -73,7 +73,7 @@ async def _one_start(queries: list[Query], seconds: float, gate: asyncio.Semapho
     async with gate:
         content = await asyncio.to_thread(first.database.read_bytes)
         job = {
-            "file": f"/work/{_NAME}",
+            "file": _NAME,
             "seconds": seconds,
             "most_bytes": _MOST_BYTES,
             "ignore_bad_text": first.ignore_bad_text,

@@ -16,6 +16,7 @@ LIMITS = Limits(
     wall_seconds=3, cpu_seconds=2, memory_bytes=256 * MIB, processes=8, output_bytes=64 << 10, disk_bytes=16 * MIB
 )
 PORT, MARK, SECRET, CHECKOUT = "@PORT@", "@MARK@", "@SECRET@", "@CHECKOUT@"  # filled in when the attack is run
+FILE, PROCESS, SOCKET = "@FILE@", "@PROCESS@", "@SOCKET@"  # of the user who runs the attacks: targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Attack:
     ends: tuple[Status, ...] = (Status.OK, Status.FAILED)
     at_least_seconds: float = 0.0  # that the parent must have measured
     then: str = ""  # a second program, run in the same sandbox, that looks for what the first one left
+    known_open: tuple[str, ...] = ()  # back ends that do not contain it, as the documentation says
 
 
 def _tries(*lines: str, imports: str = "os") -> str:
@@ -53,7 +55,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("memory bomb", "a = []\nwhile True: a.append(bytearray(8 << 20))", (Status.MEMORY, Status.CRASH)),
     Attack(
         "disk fill",
-        "import os\nfor folder in ('/work', '/tmp', '/dev/shm', '/', '/dev', '/run'):\n    n = 0\n    try:\n"
+        "import os\nfor folder in (os.getcwd(), os.environ['TMPDIR'], '/tmp', '/dev/shm', '/', '/dev', '/run'):\n    n = 0\n    try:\n"
         "        with open(folder + '/fill', 'wb', buffering=0) as f:\n"
         "            while n < 64:\n                f.write(b'x' * (1 << 20)); n += 1\n"
         "    except OSError: pass\n    if n > 16: print('ESCAPED', folder, n)",
@@ -230,7 +232,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     Attack(
         "files without end",
-        "n = 0\ntry:\n    while n < 500000: open('/work/%d' % n, 'w').close(); n += 1\nexcept OSError as e: print(e)\n"
+        "n = 0\ntry:\n    while n < 500000: open('%d' % n, 'w').close(); n += 1\nexcept OSError as e: print(e)\n"
         "if n >= 500000: print('ESCAPED', n)",
         (Status.OK, Status.TIME, Status.CRASH),
     ),
@@ -281,10 +283,11 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     Attack(
         "shared memory for the next one",
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfor folder in ('/work', '/tmp', '/dev/shm'):\n"
-        "    open(folder + '/@MARK@', 'w').write('x')\nlibc.shmget(4242, 4096, 0o1666)\nlibc.msgget(4242, 0o1666)",
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfor folder in ('.', '/tmp', '/dev/shm'):\n"
+        "    try: open(folder + '/@MARK@', 'w').write('x')\n    except OSError as e: print(e)\nlibc.shmget(4242, 4096, 0o1666)\nlibc.msgget(4242, 0o1666)",
         then="import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-        "for folder in ('/work', '/tmp', '/dev/shm'):\n    if os.listdir(folder): print('ESCAPED', folder)\n"
+        "for folder in ('.', '/tmp', '/dev/shm'):\n    try: found = os.listdir(folder)\n    except OSError: continue\n"
+        "    if found: print('ESCAPED', folder)\n"
         "if libc.shmget(4242, 4096, 0) >= 0 or libc.msgget(4242, 0) >= 0: print('ESCAPED system V')",
     ),
     Attack(
@@ -299,5 +302,81 @@ ATTACKS: tuple[Attack, ...] = (
         "terminal escapes",
         "print('\\x1b]0;title\\x07\\x1b[2J\\x1b[1;1H\\x9b31mcontained\\x1b[?1049h')",
         (Status.OK,),
+    ),
+    Attack(
+        "disk fill by many files",
+        "n = 0\ntry:\n    while n < 4000:\n        with open('part%d' % n, 'wb') as f: f.write(bytes(1 << 20))\n        n += 1\n"
+        "except OSError as e: print(e)\nif n >= 4000: print('ESCAPED', n)",
+        (Status.OK, Status.CRASH, Status.TIME),
+    ),
+    Attack(
+        "folders in folders without end",
+        "import os\nn = 0\ntry:\n    while n < 20000: os.mkdir('d'); os.chdir('d'); n += 1\nexcept OSError as e: print(e)",
+        (Status.OK, Status.CRASH, Status.TIME),
+    ),
+    Attack(
+        "modes, times and content of somebody's file",
+        _tries(
+            "os.chmod('@FILE@', 0o777)",
+            "os.utime('@FILE@', (0, 0))",
+            "os.truncate('@FILE@', 0)",
+            "os.unlink('@FILE@')",
+            "os.rename('@FILE@', 'taken')",
+            "os.link('@FILE@', 'linked')",
+            "os.setxattr('@FILE@', 'user.cf', b'x')",
+            "os.open('@FILE@', os.O_RDONLY)",
+            "os.open('@FILE@', os.O_RDONLY | os.O_TRUNC)",
+            "os.chown('@FILE@', os.getuid(), -1)",
+        ),
+    ),
+    Attack(
+        "somebody's process",
+        _tries(
+            "os.kill(@PROCESS@, signal.SIGKILL)",
+            "os.kill(-@PROCESS@, signal.SIGKILL)",
+            "signal.pidfd_send_signal(os.pidfd_open(@PROCESS@), signal.SIGKILL)",
+            "resource.prlimit(@PROCESS@, resource.RLIMIT_CPU, (0, 0))",
+            "os.setpriority(os.PRIO_PROCESS, @PROCESS@, 19)",
+            "os.sched_setaffinity(@PROCESS@, [0])",
+            "os.sched_setscheduler(@PROCESS@, os.SCHED_IDLE, os.sched_param(0))",
+            "open('/proc/@PROCESS@/environ', 'rb').read()",
+            imports="os, resource, signal",
+        ),
+    ),
+    Attack(
+        "limits and priority of the parents",
+        "import os, resource\nfor pid in {1, os.getppid()}:\n"
+        "    for name in ('CPU', 'NOFILE', 'AS'):\n        number = getattr(resource, 'RLIMIT_' + name)\n"
+        "        try: resource.prlimit(pid, number, (1, 1)); print('ESCAPED', name)\n        except OSError as e: print(e)\n"
+        "    try: os.setpriority(os.PRIO_PROCESS, pid, 19); print('ESCAPED priority')\n    except OSError as e: print(e)\n"
+        "    try: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)); print('ESCAPED scheduler')\n"
+        "    except OSError as e: print(e)",
+    ),
+    Attack(
+        "signals by a descriptor",
+        "import fcntl, os, signal, socket, time\nfor pid in {1, os.getppid(), @PROCESS@}:\n    try:\n"
+        "        a, b = socket.socketpair()\n        fcntl.fcntl(a, 10, signal.SIGKILL)\n        fcntl.fcntl(a, fcntl.F_SETOWN, pid)\n"
+        "        fcntl.fcntl(a, fcntl.F_SETFL, fcntl.fcntl(a, fcntl.F_GETFL) | os.O_ASYNC)\n        b.send(b'x')\n"
+        "    except OSError as e: print(e)\ntime.sleep(0.2)",
+        (Status.OK, Status.FAILED, Status.CRASH),
+    ),
+    Attack(
+        "datagrams to a socket of the host",
+        "import socket\nfor kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):\n    for make in (\n"
+        "        lambda: socket.socketpair(socket.AF_UNIX, kind)[0],\n        lambda: socket.socket(socket.AF_UNIX, kind),\n    ):\n"
+        "        for address in ('@SOCKET@', '\\0@MARK@'):\n            for call in ('connect', 'sendto', 'sendmsg'):\n"
+        "                try:\n                    s = make()\n                    if call == 'connect': s.connect(address)\n"
+        "                    elif call == 'sendto': s.sendto(b'x', address)\n                    else: s.sendmsg([b'x'], [], 0, address)\n"
+        "                    print('ESCAPED', kind, call, address)\n                except OSError as e: print(e)",
+    ),
+    Attack(
+        "watch somebody's files",
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nfd = libc.inotify_init()\n"
+        "if libc.inotify_add_watch(fd, b'@FILE@', 0xfff) >= 0: print('ESCAPED')",
+    ),
+    Attack(
+        "does a file of the host exist",
+        "import os\nif os.path.exists('@FILE@'): print('ESCAPED', os.stat('@FILE@'))",
+        known_open=("landlock",),
     ),
 )

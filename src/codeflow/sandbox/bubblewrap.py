@@ -12,8 +12,8 @@ readable). So the code is never the host's root, and the kernel's process limit,
 
 A system-call filter (`seccomp.py`) is in force where the architecture has one.
 
-Not covered: bugs of the kernel behind the calls that are allowed; memory in all (the bound is processes x
-memory_bytes); the number of empty files in tmpfs.
+Not covered: bugs of the kernel behind the calls that are allowed; memory in all, where no control group can be made
+(the bound is then processes x memory_bytes); the number of empty files in tmpfs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Self
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import seccomp
+from codeflow.sandbox.control_groups import Group, blamed, entrances, give_back, lend, version
 from codeflow.sandbox.files import CarriedFiles, unpack
 from codeflow.sandbox.launch import Outcome, Pipes, launch
 from codeflow.sandbox.policy import Limits, Policy
@@ -51,6 +52,11 @@ _LOADER_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/e
 # Standard input is at first the pipe that says "everything stands, only the program is to come". The shell closes it
 # before the program runs, which so can neither forge nor withhold it: with it, nothing is an infrastructure fault.
 _STDIN = "/run/stdin"
+# Before that come the limits: the shell's own, which is one program less to start; without them nothing begins.
+_LIMITS = (
+    "{{ ulimit -u {processes} 2>/dev/null || ulimit -p {processes}; }} && ulimit -t {hard} && ulimit -S -t {cpu} && "
+    "ulimit -v {kib} && ulimit -f {blocks} && ulimit -c 0 && ulimit -n 256 || exit 1; "
+)
 _BEGIN = 'echo >&0; exec 0<"$1"; shift; exec "$@"'
 _BEGIN_KEEP = 'echo >&0; exec 0<"$1"; k=$2; shift 2; "$@"; c=$?; tar -cf "/proc/self/fd/$k" -C /work .; exit $c'
 
@@ -60,23 +66,23 @@ class Host:
     """What this machine offers: programs, features, interpreter."""
 
     bwrap: str
-    prlimit: str
     setpriv: str
     python: str
     binds: tuple[str, ...]  # read-only, same path inside
     disable_userns: bool
     mount_proc: bool = True
+    landlock: int = 0  # the version of its Landlock to use
 
 
 def find_host(mount_proc: bool = True) -> Host:
     """Look for what this back end needs. Raises InfrastructureError with one line that says what to install."""
-    bwrap, prlimit, setpriv = shutil.which("bwrap"), shutil.which("prlimit"), shutil.which("setpriv")
+    bwrap, setpriv = shutil.which("bwrap"), shutil.which("setpriv")
     if not bwrap:
         raise InfrastructureError(INSTALL)
-    if not prlimit or not setpriv:
-        raise InfrastructureError("no sandbox: install prlimit and setpriv (apt-get install util-linux)")
+    if not setpriv:
+        raise InfrastructureError("no sandbox: install setpriv (apt-get install util-linux)")
     python, binds = find_python()
-    return Host(bwrap, prlimit, setpriv, python, binds, "--disable-userns" in _help(bwrap), mount_proc)
+    return Host(bwrap, setpriv, python, binds, "--disable-userns" in _help(bwrap), mount_proc)
 
 
 @functools.cache
@@ -120,6 +126,18 @@ def mounts(host: Host, policy: Policy) -> list[str]:
     return line
 
 
+def shown(host: Host, policy: Policy) -> list[tuple[str, str, bool]]:
+    """Return what is shown besides /usr without bubblewrap: (host path, path inside, must it be there)."""
+    system = [(f"/{name}", f"/{name}", True) for name in _SYSTEM_LINKS if _is_folder(f"/{name}")]
+    wanted = (*((path, path) for path in host.binds), *policy.readable)
+    files = [(path, path, False) for path in _LOADER_FILES]
+    return [*system, *files, *((source, path, True) for source, path in wanted)]
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
 def proc(host: Host) -> list[str]:
     """Return the options that make /proc."""
     return ["--proc", "/proc"] if host.mount_proc else ["--dir", "/proc"]
@@ -148,8 +166,8 @@ def arguments(host: Host, limits: Limits, policy: Policy, status: int) -> list[s
     return line
 
 
-def isolated(host: Host, limits: Limits, made: Sequence[str], filter_at: int | None, as_root: bool) -> list[str]:
-    """Return the command line up to and including the rlimits, given what `arguments` made, with files.
+def isolated(host: Host, made: Sequence[str], filter_at: int | None, as_root: bool) -> list[str]:
+    """Return the command line up to the program, given what `arguments` made, with files.
 
     `filter_at` is the descriptor of the system-call filter.
     """
@@ -175,19 +193,18 @@ def isolated(host: Host, limits: Limits, made: Sequence[str], filter_at: int | N
         "ALL",
     ]
     line += ["--seccomp", str(filter_at)] if filter_at is not None else []
-    line += ["--die-with-parent", "--"]
+    return [*line, "--die-with-parent", "--"]
+
+
+def _limited(limits: Limits) -> str:
     cpu = math.ceil(limits.cpu_seconds)
-    return [
-        *line,
-        host.prlimit,
-        f"--cpu={cpu}:{cpu + 1}",
-        f"--as={limits.memory_bytes}",
-        f"--nproc={limits.processes + 2}",  # bubblewrap's own two count as well
-        f"--fsize={limits.disk_bytes}",
-        "--core=0",
-        "--nofile=256",
-        "--",
-    ]
+    return _LIMITS.format(
+        processes=limits.processes + 2,  # bubblewrap's own two count as well
+        hard=cpu + 1,
+        cpu=cpu,
+        kib=(limits.memory_bytes + limits.reserved_bytes) // 1024,
+        blocks=max(limits.disk_bytes // 512, 1),
+    )
 
 
 class BubblewrapSandbox(CarriedFiles):
@@ -217,13 +234,17 @@ class BubblewrapSandbox(CarriedFiles):
             opened.close()
             return fault(BACKEND, f"cannot prepare: {error}")
         budget = limits.output_bytes + (limits.disk_bytes if keep_files else 0)
+        starved = False
         try:
             outcome = await launch(command, pipes, {"PATH": "/usr/bin:/bin"}, limits.wall_seconds, budget)
         except OSError as error:
             return fault(BACKEND, f"cannot start {self.host.bwrap}: {error}")
+        finally:
+            starved = opened.leave()
         if keep_files and not outcome.timed_out and not outcome.overflowed:
             self._files = unpack(outcome.output[opened.readers["kept"]], limits.disk_bytes)
-        return _result(outcome, opened.readers, limits)
+        result = _result(outcome, opened.readers, limits)
+        return replace(result, limited_by=version(opened.group), status=blamed(result.status, starved))
 
     def _prepare(
         self, opened: _Descriptors, argv: Sequence[str], stdin: bytes, limits: Limits, channel: bool, keep_files: bool
@@ -237,6 +258,8 @@ class BubblewrapSandbox(CarriedFiles):
             environment.append((CHANNEL_VARIABLE, str(writers["channel"])))
         policy = replace(self.policy, environment=tuple(environment))
         made = arguments(self.host, limits, policy, writers["status"])
+        if opened.enter(limits):
+            made += ["--block-fd", str(opened.files[-1])]
         made += ["--perms", "0755", "--dir", "/run"]
         made += ["--perms", "0444", "--file", str(opened.memory(_PASSWD)), "/etc/passwd"]
         folders = {str(parent) for path in self._files for parent in PurePosixPath(path).parents[:-1]}
@@ -248,9 +271,10 @@ class BubblewrapSandbox(CarriedFiles):
             made += ["--perms", "0444", "--file", str(opened.memory(stdin)), _STDIN]
         filtering = seccomp.program()
         filter_at = opened.memory(filtering) if filtering else None
-        begin = ["/bin/sh", "-c", _BEGIN_KEEP if keep_files else _BEGIN, "sh", _STDIN if stdin else "/dev/null"]
+        begins = _limited(limits) + (_BEGIN_KEEP if keep_files else _BEGIN)
+        begin = ["/bin/sh", "-c", begins, "sh", _STDIN if stdin else "/dev/null"]
         begin += [str(writers["kept"])] if keep_files else []
-        line = isolated(self.host, limits, made, filter_at, as_root=os.geteuid() == 0)
+        line = isolated(self.host, made, filter_at, as_root=os.geteuid() == 0)
         by_number = [writers[name] for name in names if name not in ("stdout", "stderr", "begun")]
         counted = {opened.readers[name] for name in names if name not in ("status", "begun")}
         pipes = Pipes(
@@ -261,6 +285,7 @@ class BubblewrapSandbox(CarriedFiles):
             passed=(*by_number, *opened.files),
             capped=frozenset(counted),
             status=opened.readers["status"],
+            admit=opened.admit if opened.group else None,
         )
         return [*line, *begin, *argv], pipes
 
@@ -284,6 +309,8 @@ class _Descriptors:
         self.readers: dict[str, int] = {}
         self.files: list[int] = []
         self._all: list[int] = []
+        self.group: Group | None = None
+        self._gate = -1
 
     def pipe(self, name: str) -> int:
         reader, writer = os.pipe()
@@ -301,9 +328,32 @@ class _Descriptors:
         self.files.append(descriptor)
         return descriptor
 
+    def enter(self, limits: Limits) -> bool:
+        """Prepare a control group, where there are any; the last of `files` is then what the first process waits at."""
+        self.group = lend(limits)
+        if self.group is not None:
+            waiting, self._gate = os.pipe()
+            self._all.append(waiting)
+            self.files.append(waiting)
+        return self.group is not None
+
+    def admit(self, pid: int) -> None:
+        """Put the first process into the group and let it go on. Raises OSError."""
+        for entrance in entrances(self.group):
+            os.write(entrance, str(pid).encode())
+        os.write(self._gate, b"1")
+
+    def leave(self) -> bool:
+        """Give the group back; say whether it ran out of memory."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+        return give_back(self.group)
+
     def close(self) -> None:
         for descriptor in self._all:
             os.close(descriptor)
+        self.leave()
 
 
 def _result(outcome: Outcome, readers: Mapping[str, int], limits: Limits) -> Result:

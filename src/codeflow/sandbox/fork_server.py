@@ -9,8 +9,10 @@ Run by root, a server has CAP_SYS_ADMIN and little more inside its bubblewrap, a
 else has. Run by an ordinary user, all of it lies in a user namespace. A server that dies takes its execution with it,
 which is an infrastructure fault, and is replaced.
 
-Not covered: bugs of the kernel behind the calls that are allowed; memory in all (the bound is processes x
-memory_bytes).
+`jail.py` is served in the same way, without bubblewrap around it.
+
+Not covered: bugs of the kernel behind the calls that are allowed; memory in all, where no control group can be made
+(the bound is then processes x memory_bytes).
 """
 
 from __future__ import annotations
@@ -28,19 +30,23 @@ import select
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import seccomp
-from codeflow.sandbox.bubblewrap import PYTHON_OPTIONS, Host, frozen_proc, mounts, proc
+from codeflow.sandbox.bubblewrap import PYTHON_OPTIONS, Host, frozen_proc, mounts, proc, shown
 from codeflow.sandbox.policy import Policy
 
 BACKEND = "fork server"
+UNSHARE, LANDLOCK, PLAIN = "unshare", "landlock", "plain"  # the kinds of `jail.py`
 _START_SECONDS = 20.0
 END_SECONDS = 5.0
 _MOST_IDLE = 8
+_ENOUGH_BYTES = 1 << 30
 _FIRST_UID = 1 << 30  # far above the ids of people and services
 # What nearly every program imports; loaded before the fork, they cost a program nothing.
 _IMPORTS = ("collections", "functools", "heapq", "itertools", "json", "math", "random", "re", "string", "typing")
@@ -69,8 +75,7 @@ def _own_uid() -> int | None:
 def command(host: Host, control: int, uid: int | None, policy: Policy) -> tuple[list[str], int]:
     """Return the line that starts a server, and a descriptor that it inherits besides `control`."""
     passwd = os.memfd_create("passwd")
-    number = _NOBODY if uid is None else uid
-    os.write(passwd, f"sandbox:x:{number}:{number}:sandbox:/work:/usr/sbin/nologin\n".encode())
+    os.write(passwd, _passwd(uid))
     os.lseek(passwd, 0, os.SEEK_SET)
     line = [host.bwrap, *mounts(host, policy), "--perms", "0444", "--file", str(passwd), "/etc/passwd"]
     line += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
@@ -84,6 +89,38 @@ def command(host: Host, control: int, uid: int | None, policy: Policy) -> tuple[
             line += ["--cap-add", f"CAP_{name}"]
     line += ["--remount-ro", "/", "--", host.python, *PYTHON_OPTIONS, "-c", _zygote(), str(control)]
     return line, passwd
+
+
+def _passwd(uid: int | None) -> bytes:
+    number = _NOBODY if uid is None else uid
+    return f"sandbox:x:{number}:{number}:sandbox:/work:/usr/sbin/nologin\n".encode()
+
+
+def _own_folder(uid: int | None) -> str:
+    """Make the folder below which a jail's jobs write; its user can enter it, nobody else can see into it."""
+    folder = tempfile.mkdtemp(prefix="codeflow-jail-", dir=_place())
+    if uid is not None:
+        os.chown(folder, -1, uid)
+        os.chmod(folder, 0o710)
+    return folder
+
+
+def _place() -> str:
+    """Return where jails write: memory, if there is enough and programs may run there, else the disk."""
+    with contextlib.suppress(OSError):
+        seen = os.statvfs("/dev/shm")
+        if not seen.f_flag & os.ST_NOEXEC and seen.f_bavail * seen.f_frsize >= _ENOUGH_BYTES:
+            return "/dev/shm"
+    return tempfile.gettempdir()
+
+
+@functools.cache
+def _jail() -> str:
+    root = Path(__file__).parents[2]
+    return (
+        f"import sys\nsys.path.insert(0, {str(root)!r})\nfrom codeflow.sandbox.jail import main\n"
+        "from codeflow.sandbox.zygote import run\ndel sys.path[0]\nrun(*main())\n"
+    )
 
 
 @functools.cache
@@ -117,47 +154,72 @@ def send(control: socket.socket, data: bytes, descriptors: Sequence[int]) -> Non
 class Server:
     """One process that forks itself for each execution. Not bound to an event loop; one execution at a time."""
 
-    def __init__(self, host: Host, policy: Policy) -> None:
-        """Start it, without waiting. Raises OSError when bubblewrap cannot be started."""
+    def __init__(self, host: Host, policy: Policy, kind: str = BACKEND) -> None:
+        """Start it, without waiting. Raises OSError when it cannot be started."""
         self.uid = _own_uid()
+        self.kind = kind
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        line, passwd = command(host, theirs.fileno(), self.uid, policy)
         errors = os.memfd_create("errors", os.MFD_CLOEXEC)
         self._errors = errors
         self.ready = self.ended = False
+        self.folder = ""
+        passed = [theirs.fileno()]
         try:
+            if kind == BACKEND:
+                line, passwd = command(host, theirs.fileno(), self.uid, policy)
+                passed.append(passwd)
+            else:
+                line = [host.python, *PYTHON_OPTIONS, "-c", _jail(), str(theirs.fileno())]
+                self.folder = _own_folder(self.uid) if kind != UNSHARE else ""
             self.process = subprocess.Popen(
                 line,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                pass_fds=(theirs.fileno(), passwd),
-                env={"PATH": "/usr/bin:/bin"},
+                pass_fds=passed,
+                env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
                 cwd="/",
                 start_new_session=True,
             )
         except BaseException:
             self.control.close()
             os.close(errors)
+            self._remove_folder()
             raise
         finally:
             theirs.close()
-            os.close(passwd)
+            for descriptor in passed[1:]:
+                os.close(descriptor)
         self.control.setblocking(False)
-        config = {
-            "uid": self.uid,
-            "filter": seccomp.program(mounting=True),
-            "last_capability": _last_capability(),
-            "environment": dict(policy.environment),
-            "imports": _IMPORTS,
-            "programs": {key(text): text for text in _programs},
-        }
-        body = in_memory(marshal.dumps(config, 4))
+        body = in_memory(marshal.dumps(self._config(host, policy), 4))
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; come_up says why
                 send(self.control, b"begin", [body])
         finally:
             os.close(body)
+
+    def _config(self, host: Host, policy: Policy) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "uid": self.uid,
+            "last_capability": _last_capability(),
+            "environment": dict(policy.environment),
+            "imports": _IMPORTS,
+            "programs": {key(text): text for text in _programs},
+        }
+        if self.kind == BACKEND:
+            return config | {"filter": seccomp.program(mounting=True)}
+        return config | {
+            "kind": self.kind,
+            "binds": shown(host, policy),
+            "files": [("/etc/passwd", _passwd(self.uid))],
+            "nobody": _NOBODY,
+            "folder": self.folder,
+            "abi": host.landlock,
+        }
+
+    def _remove_folder(self) -> None:
+        if self.folder:  # rm knows no limit of depth
+            subprocess.run(["/bin/rm", "-rf", "--one-file-system", "--", self.folder], check=False)
 
     def processes(self) -> list[int]:
         """Return bubblewrap's process id and those of its children, as long as they live."""
@@ -185,6 +247,9 @@ class Server:
             return
         self.ended = True
         self.control.close()
+        if self.kind != BACKEND:  # it ends its job's processes, then itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
         watched = [os.pidfd_open(pid) for pid in _children(self.process.pid)]  # the namespace's first process
         for pidfd in watched:
             with contextlib.suppress(ProcessLookupError):
@@ -195,6 +260,7 @@ class Server:
         self.process.kill()
         self.process.wait()
         os.close(self._errors)
+        self._remove_folder()
 
     def forget(self) -> None:
         """Close descriptors in a forked child, whose server it is not."""
@@ -219,8 +285,8 @@ def key(program: str) -> str:
 class Servers:
     """The servers of this process for one policy: an idle one is lent, or a new one made. Safe between threads."""
 
-    def __init__(self, host: Host, readable: tuple[tuple[str, str], ...]) -> None:
-        self.host, self.policy = host, Policy(readable=readable)
+    def __init__(self, host: Host, readable: tuple[tuple[str, str], ...], kind: str) -> None:
+        self.host, self.policy, self.kind = host, Policy(readable=readable), kind
         self._idle: list[Server] = []
         self._lock = threading.Lock()
         atexit.register(self.close)
@@ -235,9 +301,10 @@ class Servers:
         if server is not None:
             server.end()
         try:
-            server = Server(self.host, self.policy)
+            server = Server(self.host, self.policy, self.kind)
         except OSError as error:
-            raise InfrastructureError(f"cannot start {self.host.bwrap}: {error}") from None
+            started = self.host.bwrap if self.kind == BACKEND else self.host.python
+            raise InfrastructureError(f"cannot start {started}: {error}") from None
         try:
             await server.come_up()
         except BaseException:
@@ -268,7 +335,9 @@ class Servers:
             server.forget()
 
 
-@functools.cache
-def servers(host: Host, readable: tuple[tuple[str, str], ...]) -> Servers:
-    """Return this process's servers on `host` that see `readable`."""
-    return Servers(host, readable)
+def servers(host: Host, readable: tuple[tuple[str, str], ...], kind: str = BACKEND) -> Servers:
+    """Return this process's servers of a kind on `host` that see `readable`."""
+    return _servers(host, readable, kind)
+
+
+_servers = functools.cache(Servers)

@@ -1,4 +1,4 @@
-"""`Sandbox` by a fork server (`fork_server.py`): what the parent does for one execution."""
+"""`Sandbox` by a fork server, in bubblewrap or a jail (`fork_server.py`): what the parent does for one execution."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox.bubblewrap import PYTHON_OPTIONS, Host
+from codeflow.sandbox.control_groups import blamed, entrances, give_back, lend, version
 from codeflow.sandbox.files import CarriedFiles, unpack
-from codeflow.sandbox.fork_server import BACKEND, END_SECONDS, Server, in_memory, key, send, servers
+from codeflow.sandbox.fork_server import BACKEND, END_SECONDS, LANDLOCK, PLAIN, Server, in_memory, key, send, servers
 from codeflow.sandbox.launch import Watch
 from codeflow.sandbox.policy import Limits, Policy
 from codeflow.sandbox.result import Result, Status, fault, status_of
@@ -25,9 +26,9 @@ from codeflow.sandbox.result import Result, Status, fault, status_of
 class ForkServerSandbox(CarriedFiles):
     """`Sandbox` by a fork server. Each execution has its own namespaces; the parent carries files between them."""
 
-    def __init__(self, policy: Policy, host: Host) -> None:
+    def __init__(self, policy: Policy, host: Host, kind: str = BACKEND) -> None:
         super().__init__()
-        self.policy, self._servers = policy, servers(host, policy.readable)
+        self.policy, self.kind, self._servers = policy, kind, servers(host, policy.readable, kind)
         self.python: tuple[str, ...] = (host.python, *PYTHON_OPTIONS)
 
     async def start(self) -> None:
@@ -43,24 +44,32 @@ class ForkServerSandbox(CarriedFiles):
         keep_files: bool = False,
     ) -> Result:
         limits = limits or self.policy.limits
+        if self.kind in (LANDLOCK, PLAIN):
+            for source, path in self.policy.readable:
+                if source != path:
+                    return fault(self.kind, f"without mount namespaces {source} cannot be shown as {path}")
         try:
             server = await self._servers.lend()
         except InfrastructureError as error:
-            return fault(BACKEND, str(error))
-        whole = False
+            return fault(self.kind, str(error))
+        whole, group = False, None
         try:
             job = self._job(argv, stdin, channel, keep_files)
-            seen = await _execute(server, job, limits, ["out", "err"] + ["channel"] * channel + ["kept"] * keep_files)
-            whole = not seen.fault
+            group = lend(limits)
+            names = ["out", "err"] + ["channel"] * channel + ["kept"] * keep_files
+            seen = await _execute(server, job, limits, names, entrances(group))
+            whole = not seen.fault and (self.kind not in (LANDLOCK, PLAIN) or await _is_clean(server))
         except OSError as error:
-            return fault(BACKEND, f"cannot run in the fork server: {error}")
+            return fault(self.kind, f"cannot run in the fork server: {error}")
         finally:
             if not whole:
                 server.end()
             self._servers.give_back(server)
+            starved = give_back(group)
         if keep_files and not seen.timed_out and not seen.overflowed and not seen.fault:
             self._files = unpack(seen.output["kept"], limits.disk_bytes)
-        return _result(seen, limits)
+        result = _result(seen, limits, self.kind)
+        return replace(result, limited_by=version(group), status=blamed(result.status, starved))
 
     def _job(self, argv: Sequence[str], stdin: bytes, channel: bool, keep_files: bool) -> dict[str, Any]:
         job: dict[str, Any] = {
@@ -101,7 +110,9 @@ class _Seen:
     fault: str
 
 
-async def _execute(server: Server, job: dict[str, Any], limits: Limits, names: Sequence[str]) -> _Seen:
+async def _execute(
+    server: Server, job: dict[str, Any], limits: Limits, names: Sequence[str], groups: Sequence[int]
+) -> _Seen:
     """Run one job on a server that is up. Raises OSError; then, and after a fault, the server is of no use any more."""
     loop = asyncio.get_running_loop()
     body = in_memory(marshal.dumps(job, 4))
@@ -113,15 +124,16 @@ async def _execute(server: Server, job: dict[str, Any], limits: Limits, names: S
     watch = Watch(set(readers.values()), limits.output_bytes + (limits.disk_bytes if "kept" in readers else 0))
     header = {
         "cpu_seconds": math.ceil(limits.cpu_seconds),
-        "memory_bytes": limits.memory_bytes,
-        "processes": limits.processes,
+        "address_bytes": limits.memory_bytes + limits.reserved_bytes,
+        "processes": limits.processes + 2,  # one that waits when files are kept
+        "groups": len(groups),
         "disk_bytes": limits.disk_bytes,
     }
     for descriptor in readers.values():
         watch.add(loop, descriptor)
     try:
         started = time.monotonic()
-        send(server.control, marshal.dumps(header, 4), [body, *writers])
+        send(server.control, marshal.dumps(header, 4), [body, *writers, *groups])
     except OSError:
         watch.close(loop)
         raise
@@ -182,6 +194,13 @@ async def _last_word(server: Server, stop: bool) -> bytes:
     return b""
 
 
+async def _is_clean(server: Server) -> bool:
+    """Wait until a server has removed what its job left, which is nobody's time; else it is of no use any more."""
+    with contextlib.suppress(OSError, TimeoutError):
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(server.control, 64), END_SECONDS) == b"clean"
+    return False
+
+
 def _parsed(report: bytes, server: Server) -> tuple[int, float, int | None, str]:
     word, _, rest = report.partition(b" ")
     if word != b"ended":
@@ -191,7 +210,7 @@ def _parsed(report: bytes, server: Server) -> tuple[int, float, int | None, str]
     return code, microseconds / 1e6, peak, ""
 
 
-def _result(seen: _Seen, limits: Limits) -> Result:
+def _result(seen: _Seen, limits: Limits, kind: str) -> Result:
     ended = seen.timed_out or seen.overflowed
     code = seen.code if seen.code >= 0 else 128 - seen.code
     if seen.fault:
@@ -210,6 +229,6 @@ def _result(seen: _Seen, limits: Limits) -> Result:
         stderr=seen.output["err"],
         channel=seen.output.get("channel", b""),
         truncated=seen.overflowed,
-        backend=BACKEND,
+        backend=kind,
         detail=seen.fault,
     )

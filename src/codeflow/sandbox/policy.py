@@ -14,6 +14,7 @@ class Limits:
     wall_seconds: float = 10.0
     cpu_seconds: float = 10.0  # per process, in whole seconds rounded up
     memory_bytes: int = 512 * MIB  # address space per process; in all, where a control group can be made
+    reserved_bytes: int = 0  # address space on top, for virtual machines that reserve far more than they use
     processes: int = 16  # processes and threads alive at once
     output_bytes: int = 1 * MIB  # standard output, standard error and channel together
     disk_bytes: int = 64 * MIB  # everything writable: half in /work, a quarter each in /tmp and /dev/shm
@@ -21,6 +22,8 @@ class Limits:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "reserved_bytes" and value == 0:
+                continue
             if value <= 0:
                 raise ValueError(f"{item.name}={value}: must be greater than 0")
         if self.memory_bytes < 16 * MIB:

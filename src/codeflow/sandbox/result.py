@@ -37,6 +37,7 @@ class Result:
     truncated: bool  # output was cut at the limit
     backend: str  # which isolation it ran under
     detail: str = ""  # why it is an infrastructure fault
+    limited_by: str = "rlimits"  # who bound memory and processes: each process alone, or a control group all together
 
 
 def fault(backend: str, detail: str) -> Result:

@@ -3,10 +3,15 @@
 Namespaces say what a program can reach; the filter says which of the kernel's doors it may knock at. Refused, with
 EPERM unless said otherwise: everything that mounts, enters or makes namespaces, traces or reads other processes, loads
 code into the kernel, sets clocks, or has been a source of kernel bugs and is not needed by programs (io_uring, bpf,
-keyrings, userfaultfd, perf). Sockets exist for the families UNIX, INET, INET6 only: no vsock, which network namespaces
-do not hold back, and no netlink, packet or crypto sockets. System V and POSIX message queues and shared memory are
-refused, since they outlive processes. `clone3` says ENOSYS, so that libraries fall back on `clone`, whose flags can be
-seen.
+keyrings, userfaultfd, perf), and limits and priorities of processes other than the caller. Sockets exist for the
+families UNIX, INET, INET6 only: no vsock, which network namespaces do not hold back, and no netlink, packet or crypto
+sockets. System V and POSIX message queues and shared memory are refused, since they outlive processes. `clone3` says
+ENOSYS, so that libraries fall back on `clone`, whose flags can be seen.
+
+Where no namespaces stand around a program (`Beside`), the filter also keeps it from the network (no sockets but
+connected stream pairs), from System V memory, from watching files, from signals to other processes where Landlock is
+too old, and, when it runs as the user whose files are there, from modes, owners, times and attributes, of which
+Landlock does not speak.
 
 Architectures: x86_64 (without x32) and aarch64. Another one has no filter: `program` returns None and says so once.
 """
@@ -17,6 +22,7 @@ import errno
 import functools
 import platform
 import struct
+from dataclasses import dataclass
 
 # Numbers by name: (x86_64, aarch64); None where the architecture has no such call.
 _REFUSED: dict[str, tuple[int | None, int | None]] = {
@@ -83,6 +89,64 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "mq_open": (240, 180),
 }
+# Refused besides where there are no namespaces.
+_REFUSED_BESIDE: dict[str, tuple[int | None, int | None]] = {
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_unlink": (241, 181),
+    "inotify_add_watch": (254, 27),
+}
+# Refused besides when the program's user owns files of the host.
+_METADATA: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
+# Refused besides where nothing else keeps signals back; kill and tgkill then reach the process itself alone.
+_SIGNALS: dict[str, tuple[int | None, int | None]] = {
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+}
+# Their first argument names a process: only 0, the caller, is allowed. A server's first process has its jobs' user.
+_OF_A_PROCESS = {
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+}
+_SETPRIORITY, _IOPRIO_SET, _KILL_CALL, _TGKILL, _FCNTL = (141, 140), (251, 30), (62, 129), (234, 131), (72, 25)
+_SET_OWNER, _SET_OWNER_IOCTL = (8, 15), (0x8901, 0x8902)  # whom a descriptor sends signals to
+_STREAMS = (1, 1 | 0x800, 1 | 0x80000, 1 | 0x80800)  # SOCK_STREAM, non-blocking, close-on-exec
 _SOCKET, _SOCKETPAIR, _CLONE, _IOCTL = (41, 198), (53, 199), (56, 220), (16, 29)
 _CLONE3 = 435
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
@@ -97,6 +161,15 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1 = 0, 4, 16, 24  # offsets of the low words in seccomp_data
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A program beside the host's other processes: does it run as their user; are signals to them still to be held
+    back, and if so, which process is it itself (0: they are held back otherwise)."""
+
+    same_user: bool
+    only_pid: int = 0
+
+
 def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
     return struct.pack("=HBBI", code, then, otherwise, value)
 
@@ -106,10 +179,11 @@ def _refusal(number: int) -> bytes:
 
 
 @functools.cache
-def program(machine: str = platform.machine(), mounting: bool = False) -> bytes | None:
+def program(machine: str = platform.machine(), mounting: bool = False, beside: Beside | None = None) -> bytes | None:
     """Return the filter as an array of `struct sock_filter`, or None for an architecture that it does not know.
 
-    With `mounting`, mount(2) and new mount namespaces are left to the kernel's own check of capabilities.
+    With `mounting`, mount(2) and new mount namespaces are left to the kernel's own check of capabilities. `beside` is
+    for programs without namespaces.
     """
     if machine not in _AUDIT:
         return None
@@ -120,15 +194,42 @@ def program(machine: str = platform.machine(), mounting: bool = False) -> bytes 
     if machine == "x86_64":
         steps += [_step(_AT_LEAST, _X32, 0, 1), _refusal(errno.ENOSYS)]
     steps += [_step(_EQUAL, _CLONE3, 0, 1), _refusal(errno.ENOSYS)]
-    for name, numbers in _REFUSED.items():
+    for name, numbers in _refused(beside).items():
         if (number := numbers[column]) is not None and not (mounting and name == "mount"):
             steps += [_step(_EQUAL, number, 0, 1), _refusal(errno.EPERM)]
     steps += _unless(_CLONE[column], _ARGUMENT_0, _ANY_BIT, (namespaces,), errno.EPERM)
-    steps += _unless(_IOCTL[column], _ARGUMENT_1, _EQUAL, _TERMINAL_INPUT, errno.EPERM)
+    ioctls = (*_TERMINAL_INPUT, *(_SET_OWNER_IOCTL if beside else ()))
+    steps += _unless(_IOCTL[column], _ARGUMENT_1, _EQUAL, ioctls, errno.EPERM)
+    for numbers in _OF_A_PROCESS.values():
+        steps += _only(numbers[column], _ARGUMENT_0, (0,), errno.EPERM)
+    for call in (_SETPRIORITY, _IOPRIO_SET):
+        steps += _only(call[column], _ARGUMENT_1, (0,), errno.EPERM)
+    if beside is not None:
+        steps += _held_back(column, beside)
     for call in (_SOCKET, _SOCKETPAIR):
         steps += _only(call[column], _ARGUMENT_0, _FAMILIES, errno.EAFNOSUPPORT)
     steps.append(_step(_RETURN, _ALLOW))
     return b"".join(steps)
+
+
+def _refused(beside: Beside | None) -> dict[str, tuple[int | None, int | None]]:
+    if beside is None:
+        return _REFUSED
+    more = _METADATA if beside.same_user else {}
+    return _REFUSED | _REFUSED_BESIDE | more | (_SIGNALS if beside.only_pid else {})
+
+
+def _held_back(column: int, beside: Beside) -> list[bytes]:
+    """Keep a program without namespaces from the network and from other processes."""
+    steps = _only(_SOCKET[column], _ARGUMENT_0, (), errno.EAFNOSUPPORT)
+    pair = [_step(_LOAD, _ARGUMENT_0), _step(_EQUAL, _FAMILIES[0], 1), _refusal(errno.EAFNOSUPPORT)]
+    pair += _only(_SOCKETPAIR[column], _ARGUMENT_1, _STREAMS, errno.EAFNOSUPPORT)[1:]
+    steps += [_step(_EQUAL, _SOCKETPAIR[column], 0, len(pair)), *pair]
+    steps += _unless(_FCNTL[column], _ARGUMENT_1, _EQUAL, _SET_OWNER, errno.EPERM)
+    if beside.only_pid:
+        for call in (_KILL_CALL, _TGKILL):
+            steps += _only(call[column], _ARGUMENT_0, (beside.only_pid,), errno.EPERM)
+    return steps
 
 
 def _unless(call: int, argument: int, test: int, values: tuple[int, ...], refusal: int) -> list[bytes]:

@@ -180,7 +180,7 @@ class Compiled:
         item, limits = self.toolchain, limits or Limits()
         wider = replace(
             limits,
-            memory_bytes=limits.memory_bytes + item.reserved_bytes,
+            reserved_bytes=limits.reserved_bytes + item.reserved_bytes,
             processes=limits.processes + item.processes,
             disk_bytes=limits.disk_bytes + 2 * sum(len(data) for _, data in self.files),
         )
@@ -235,7 +235,7 @@ async def _compile(item: Toolchain, data: bytes) -> Compiled:
     async with open_sandbox(_policy(item)) as sandbox:
         await sandbox.write(item.source, data)
         line = _filled(item.compile, _COMPILE_LIMITS, sandbox.python)
-        limits = replace(_COMPILE_LIMITS, memory_bytes=_COMPILE_LIMITS.memory_bytes + item.reserved_bytes)
+        limits = replace(_COMPILE_LIMITS, reserved_bytes=item.reserved_bytes)
         result = await sandbox.exec(line, limits=limits, keep_files=True)
         if result.status is not Status.OK:
             status = result.status if result.status is Status.INFRASTRUCTURE else Status.COMPILE_ERROR

@@ -28,7 +28,7 @@ NOSUID, NODEV, BIND = 2, 4, 4096
 DUMPABLE, NO_NEW_PRIVS, SECCOMP, DROP_BOUNDING = 4, 38, 22, 24
 CLONE_NUMBER = {"x86_64": 56, "aarch64": 220}
 FOLDERS = ("/work", "/tmp")  # each of half the disk limit; shared memory lies in /tmp
-BEGUN = b"begun"
+BEGUN, STOP = b"begun", b"stop"
 CHANNEL, CHANNEL_VARIABLE = 3, "CODEFLOW_CHANNEL"
 NO_CAPABILITY = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3 of capset's arguments
 ORPHANS_MS = 200  # how often children of children that have ended are reaped while a job runs
@@ -70,18 +70,27 @@ def serve(control, config):
         data, descriptors = receive(control)
         if not data:
             os._exit(0)
+        if data == STOP:  # it came too late, for a job that had ended by itself
+            continue
         state_reader, state_writer = os.pipe()
         candidate = clone(NEW_MOUNTS)
         if not candidate:
             control.close()
-            return become_candidate(marshal.loads(data), descriptors, state_writer, config)
+            limits = marshal.loads(data)
+            return become_candidate(limits, descriptors, state_writer, lambda own=limits: isolate(own, config["uid"]))
         for descriptor in (state_writer, *descriptors):
             os.close(descriptor)
         code, seconds, peak = watch(control, candidate)
         state = os.read(state_reader, 4096)  # nobody can write to it any more
         os.close(state_reader)
-        ended = b"ended %d %d %d" % (code, seconds * 1e6, peak * 1024)
-        control.send(ended if state == BEGUN else b"error " + (state or b"the job was killed before it began"))
+        control.send(report_of(state, code, seconds, peak))
+
+
+def report_of(state, code, seconds, peak):
+    """Return what the parent is told of a job that has ended."""
+    if state != BEGUN:
+        return b"error " + (state or b"the job was killed before it began")
+    return b"ended %d %d %d" % (code, seconds * 1e6, peak * 1024)
 
 
 def watch(control, candidate):
@@ -118,28 +127,53 @@ def reaped(options, ended):
     return bool(pid)
 
 
-def become_candidate(limits, descriptors, state, config):
-    """Make the job's world, give up everything, and return the job; an error on the way is the surroundings' fault."""
+def become_candidate(limits, descriptors, state, isolate, folder="/work", seal=None):
+    """Make the job's world, give up everything, and return the job; an error on the way is the surroundings' fault.
+
+    `isolate` is called before the files are written, `seal` last.
+    """
     try:
+        if n_groups := limits["groups"]:
+            enter_groups(descriptors[-n_groups:])
+            descriptors = descriptors[:-n_groups]
         body, out, err, *rest = descriptors
         job = load(body)
-        own_folders(limits["disk_bytes"])
-        give_up(config["uid"])
+        isolate()
         for path, data in job["files"]:
-            put("/work/" + path, data)
+            put(f"{folder}/{path}", data)
         stdin = standard_input(job["stdin"])
         if job["keep"]:
-            keep_files(rest.pop(), state)
+            keep_files(rest.pop(), folder)
         only([stdin, out, err, *rest], state)
         os.setsid()
-        os.chdir("/work")
+        os.chdir(folder)
         restrict(limits)
+        if seal:
+            seal()
     except BaseException as error:
-        os.write(state, repr(error).encode("ascii", "replace"))
+        os.write(state, said(error))
         os._exit(1)
     os.write(state, BEGUN)
     os.close(state)
     return job
+
+
+def said(error):
+    """Return an error in one line, for the parent."""
+    return f"{type(error).__name__}: {error}".encode("ascii", "replace").replace(b"\n", b" ")
+
+
+def enter_groups(descriptors):
+    """Go into the control groups whose lists of processes the parent has opened."""
+    for descriptor in descriptors:
+        os.write(descriptor, b"0")
+        os.close(descriptor)
+
+
+def isolate(limits, uid):
+    """Make the folders that a job may write to and give up every right."""
+    own_folders(limits["disk_bytes"])
+    give_up(uid)
 
 
 def load(descriptor):
@@ -203,7 +237,7 @@ def standard_input(data):
     return reading
 
 
-def keep_files(descriptor, state):
+def keep_files(descriptor, folder):
     """Go on in a child; here, wait for its end and write the working folder's files to the parent."""
     child = os.fork()
     if not child:
@@ -213,7 +247,7 @@ def keep_files(descriptor, state):
     os.closerange(3, 4096)
     status = os.waitpid(child, 0)[1]
     if not os.fork():
-        os.execv("/bin/tar", ["tar", "-cf", "-", "-C", "/work", "."])
+        os.execv("/bin/tar", ["tar", "-cf", "-", "-C", folder, "."])
     os.wait()
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
@@ -233,8 +267,8 @@ def restrict(limits):
     cpu = limits["cpu_seconds"]
     for name, soft, hard in (
         (resource.RLIMIT_CPU, cpu, cpu + 1),
-        (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
-        (resource.RLIMIT_NPROC, limits["processes"] + 2, limits["processes"] + 2),
+        (resource.RLIMIT_AS, limits["address_bytes"], limits["address_bytes"]),
+        (resource.RLIMIT_NPROC, limits["processes"], limits["processes"]),
         (resource.RLIMIT_FSIZE, limits["disk_bytes"], limits["disk_bytes"]),
     ):
         resource.setrlimit(name, (soft, hard))
@@ -291,17 +325,8 @@ def connect():
 
 def prepare(config):
     """Load what most programs import, once; compile the parent's own programs; give up what no job is to have."""
-    for name in config["imports"]:
-        __import__(name)
-    texts = {key: compile(text, "<string>", "exec") for key, text in config["programs"].items()}
-    os.environ.clear()
-    os.environ.update(config["environment"])
-    os.umask(0o022)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 256)):
-        resource.setrlimit(name, (most, most))
-    for capability in range(config["last_capability"] + 1):
-        checked(libc.prctl(DROP_BOUNDING, capability, 0, 0, 0), "capability")
+    texts = load_programs(config)
+    drop_bounding(config["last_capability"])
     checked(libc.prctl(DUMPABLE, 0, 0, 0, 0), "dumpable")
     checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if config["filter"]:
@@ -309,6 +334,25 @@ def prepare(config):
     gc.collect()
     gc.freeze()
     return texts
+
+
+def load_programs(config):
+    """Import what most programs import; return the parent's own programs compiled, by key."""
+    for name in config["imports"]:
+        __import__(name)
+    os.environ.clear()
+    os.environ.update(config["environment"])
+    os.umask(0o022)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 256)):
+        resource.setrlimit(name, (most, most))
+    return {key: compile(text, "<string>", "exec") for key, text in config["programs"].items()}
+
+
+def drop_bounding(last_capability):
+    """Have no program that is executed from here on gain a capability."""
+    for capability in range(last_capability + 1):
+        checked(libc.prctl(DROP_BOUNDING, capability, 0, 0, 0), "capability")
 
 
 def filter_calls(steps):
@@ -325,7 +369,11 @@ def main():
     control, config = connect()
     programs = prepare(config)
     control.send(b"ready")
-    job = serve(control, config)
+    return begin(serve(control, config), programs)
+
+
+def begin(job, programs):
+    """Become the job's program; where it is Python's own text, return its code and names."""
     if job["environment"] != os.environ:
         os.environ.clear()
         os.environ.update(job["environment"])
@@ -339,8 +387,8 @@ def main():
     return programs.get(job["program"]) or job["text"], module.__dict__
 
 
-if __name__ == "__main__":
-    code, space = main()
+def run(code, space):
+    """Run a candidate's code to its end, which is that of this process."""
     space.update(__builtins__=__builtins__, __annotations__={})
     try:
         exec(code, space)
@@ -350,3 +398,7 @@ if __name__ == "__main__":
         sys.excepthook(type(error), error.with_traceback(error.__traceback__.tb_next), error.__traceback__)
         leave(1)
     leave(0)
+
+
+if __name__ == "__main__":
+    run(*main())

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import seccomp
 from codeflow.sandbox.containment import Outcome, run_attacks, table
+from codeflow.sandbox.control_groups import groups
 from codeflow.sandbox.local import BACKENDS, open_sandbox, probe
 from codeflow.solve.cheats import run_cheats
 
 RESIDUAL = (
-    "Not covered: bugs of the kernel behind the system calls that are allowed; memory in all (processes x address "
-    "space); side channels. HumanEval, pytest and unittest run their checks beside the candidate: a program written "
-    "against the very driver, or an object with a lying __eq__, can pass there."
+    "Not covered: bugs of the kernel behind the system calls that are allowed; side channels; without a control group, "
+    "memory in all (processes x address space). HumanEval, pytest and unittest run their checks beside the candidate: "
+    "a program written against the very driver, or an object with a lying __eq__, can pass there."
 )
 
 
@@ -33,6 +34,8 @@ def examine(backend: str, say: Callable[[str], None]) -> bool:
     chosen = probe(backend)
     if not chosen.backend:
         raise InfrastructureError(chosen.problem)
+    made = groups()
+    say(f"memory and processes in all: {made.place.version if made else 'rlimits of each process'}")
     filtered = "yes" if seccomp.program() else f"none for {platform.machine()}"
     say(f"system-call filter: {filtered}")
     say(f"attacks on '{chosen.backend}', as {'root' if os.geteuid() == 0 else f'user {os.geteuid()}'}:")

@@ -69,14 +69,14 @@ def _by_pytest(paths, report):
             outcome = "failed" if "failed" in seen else "skipped" if "skipped" in seen else "passed"
             report(nodeid, outcome if seen else "failed")
 
-    arguments = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", "/work", *paths]
+    arguments = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", os.getcwd(), *paths]
     pytest.main(arguments, plugins=[Reporter()])
 
 
 def _main():
     job = marshal.loads(sys.stdin.buffer.read())
     report = _reporter()
-    sys.path[:0] = ["/work", job["packages"]]
+    sys.path[:0] = [os.getcwd(), job["packages"]]
     {"unittest": _by_unittest, "pytest": _by_pytest}[job["runner"]](job["tests"], report)
 
 
