@@ -1,10 +1,12 @@
 """Render random conversations as we do and by transformers' `apply_chat_template`; ids and loss mask must be right.
 
-Conversations have system, user, assistant and tool turns, thinking blocks and tool calls, with troublesome texts. What
+Conversations have system, user, assistant and tool turns, thinking blocks, tools on offer and calls of them, with
+troublesome texts. What
 looks like a special token inside a content is left out: there ours and the template differ by intent. The mask is right
 when the tokens with loss are, turn by turn, exactly what the assistant writes: all between its role's line and the end
-of turn, and the end of turn. Plain texts of all kinds and files are compared as well. transformers runs in its own
-environment (benchmarks/peers/transformers, made by scripts/check_transformers.py).
+of turn, and the end of turn. Plain texts of all kinds and files are compared as well. transformers runs in environments
+of its own, one for each end of the versions supported (benchmarks/peers/transformers, made by
+scripts/check_transformers.py).
 
     python -m campaigns chat_template --conversations 10000 --table docs/campaigns/chat_template.md
 """
@@ -22,6 +24,7 @@ import sysconfig
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ import numpy as np
 from campaigns.tokenizer import TROUBLE, hypothesis_texts, random_texts
 from codeflow.core.storage import write_text
 from codeflow.core.types import Segment
-from codeflow.tokens.chat import Message, ToolCall, chat_segments, prompt_segments
+from codeflow.tokens.chat import Message, Tool, ToolCall, chat_segments, prompt_segments
 from codeflow.tokens.render import render_segments
 from codeflow.tokens.special import (
     END_THINK,
@@ -50,6 +53,7 @@ from codeflow.tokens.tokenizer import (
     transformers_config,
 )
 
+ENVIRONMENTS = ("requirements", "requirements-4.55")
 PEER = Path(__file__).parents[1] / "benchmarks" / "peers" / "transformers"
 _PARTS = [part for part in TROUBLE if part not in SPECIAL_TOKENS]
 _ORDINARY = (
@@ -89,9 +93,33 @@ def _call(rng: random.Random) -> ToolCall:
     )
 
 
-def ours(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+def tools_on_offer(rng: random.Random) -> list[Tool]:
+    """Return random tools, in half of the cases none."""
+    return [_tool(rng) for _ in range(rng.randrange(1, 4))] if rng.random() < 0.5 else []
+
+
+def _tool(rng: random.Random) -> Tool:
+    """Return a tool with schemas of odd order, nesting, numbers and texts, written as JSON in any way."""
+    fields = {
+        rng.choice(("command", "path", "näme", "a b")): {
+            "type": rng.choice(("string", "integer", ["number", "null"])),
+            "description": _text(rng),
+            rng.choice(("default", "enum")): rng.choice(
+                (None, True, 1.5e-7, 10**20, [_text(rng)], {"b": 1, "a": "<&>"})
+            ),
+        }
+        for _ in range(rng.randrange(3))
+    }
+    schema = {"type": "object", "required": list(fields), "properties": fields}
+    parameters = json.dumps(
+        schema, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 2)), sort_keys=rng.random() < 0.5
+    )
+    return Tool(rng.choice(("shell", "read_file", "search-2")), _text(rng), parameters)
+
+
+def ours(messages: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[Tool] = ()) -> tuple[list[int], list[bool]]:
     """Return ids and whether each carries loss."""
-    return _rendered(chat_segments(messages), tokenizer)
+    return _rendered(chat_segments(messages, tools=tools), tokenizer)
 
 
 def _rendered(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
@@ -118,13 +146,29 @@ def mask_is_exact(messages: Sequence[Message], ids: list[int], trained: list[boo
     return runs == [written(message).encode() for message in messages if message.role == "assistant"]
 
 
-def by_transformers(folder: Path, conversations: list[list[Message]], texts: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Jobs:
+    """What is compared: conversations, the tools on offer in each, and texts."""
+
+    conversations: list[list[Message]]
+    tools: list[list[Tool]]
+    texts: list[str]
+
+    def as_row(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "conversations": [[message.as_row() for message in each] for each in self.conversations],
+            "tools": [[tool.as_row() for tool in each] for each in self.tools],
+            "texts": self.texts,
+        }
+
+
+def by_transformers(folder: Path, jobs: Jobs, environment: str) -> dict[str, Any]:
     """Return the ids of transformers: of whole conversations, of prompts without and with thinking, and of texts."""
-    python = PEER / ".venv" / "requirements" / "bin" / "python"
+    python = PEER / ".venv" / environment / "bin" / "python"
     if not python.exists():
-        raise SystemExit("no environment with transformers; make it: python scripts/check_transformers.py")
-    jobs = {"conversations": [[message.as_row() for message in each] for each in conversations], "texts": texts}
-    (folder / "jobs.json").write_text(json.dumps(jobs))
+        raise SystemExit(f"no environment {environment}; make it: python scripts/check_transformers.py")
+    (folder / "jobs.json").write_text(json.dumps(jobs.as_row()))
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "TRANSFORMERS_VERBOSITY": "error"}
     command = [str(python), str(PEER / "tokens.py"), str(folder), str(folder / "jobs.json"), str(folder / "ids.json")]
     subprocess.run(command, check=True, env=os.environ | offline)
@@ -143,41 +187,52 @@ def export(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def run(n_conversations: int, n_texts: int, seed: int) -> tuple[Counter[str], list[str], str]:
-    """Return counts of what was compared, what differs, and the version of transformers."""
+def run(n_conversations: int, n_texts: int, seed: int) -> tuple[Counter[str], list[str], list[str]]:
+    """Return counts of what was compared with each version of transformers, what differs, and the versions."""
     rng = random.Random(seed)
     conversations = [conversation(rng) for _ in range(n_conversations)]
+    tools = [tools_on_offer(rng) for _ in conversations]
     texts = [*hypothesis_texts(n_texts // 2, seed), *random_texts(n_texts - n_texts // 2, seed)]
     files = library_texts("[i-z]*.py")[:n_texts]
-    texts += files
+    jobs = Jobs(conversations, tools, [*texts, *files])
     with tempfile.TemporaryDirectory() as name:
         tokenizer = export(Path(name))
-        theirs = by_transformers(Path(name), conversations, texts)
-    counts, differences = Counter[str](), []
-    for messages, whole, prompt, thinking in zip(
-        conversations, theirs["conversations"], theirs["prompts"], theirs["thinking_prompts"], strict=True
-    ):
-        ids, trained = ours(messages, tokenizer)
-        question = messages[: max(n for n, message in enumerate(messages) if message.role == "user") + 1]
-        checks = {"whole": ids == whole, "mask": mask_is_exact(messages, ids, trained, tokenizer)}
-        for kind, expected in (("prompt", prompt), ("thinking prompt", thinking)):
-            checks[kind] = _prompt(question, kind != "prompt", tokenizer) == expected
-        differences += [f"{kind} of {messages}" for kind, equal in checks.items() if not equal]
+        theirs = [by_transformers(Path(name), jobs, environment) for environment in ENVIRONMENTS]
+    counts = Counter({"texts": len(texts), "files": len(files)})
+    differences: list[str] = []
+    for number, messages in enumerate(conversations):
+        ids, trained = ours(messages, tokenizer, tools[number])
+        if not mask_is_exact(messages, ids, trained, tokenizer):
+            differences.append(f"mask of {messages}")
+        for other in theirs:
+            different = _different(messages, tools[number], tokenizer, {name: other[name][number] for name in _KINDS})
+            differences += [f"{other['version']}: {kind} of {messages} with {tools[number]}" for kind in different]
         counts += Counter(message.role for message in messages)
         counts += Counter({"conversations": 1, "tokens": len(ids), "tokens with loss": sum(trained)})
+        counts += Counter({"tools on offer": len(tools[number]), "conversations with tools": bool(tools[number])})
         counts["thinking blocks"] += sum(bool(message.thinking.strip()) for message in messages)
         counts["tool calls"] += sum(len(message.tool_calls) for message in messages)
-    pairs = zip(texts, tokenizer.encode_batch(texts), theirs["texts"], strict=True)
-    differences += [f"ids of text {text[:60]!r}" for text, mine, other in pairs if mine != other]
-    counts += Counter({"texts": len(texts) - len(files), "files": len(files)})
-    return counts, differences, theirs["version"]
+    mine = tokenizer.encode_batch(jobs.texts)
+    for other in theirs:
+        pairs = zip(jobs.texts, mine, other["texts"], strict=True)
+        differences += [f"{other['version']}: ids of text {text[:60]!r}" for text, a, b in pairs if a != b]
+    return counts, differences, [other["version"] for other in theirs]
 
 
-def _prompt(messages: Sequence[Message], thinking: bool, tokenizer: Tokenizer) -> list[int]:
-    segments = prompt_segments(messages, thinking)
-    return render_segments(({"role": s.role, "text": s.text, "train": s.train} for s in segments), tokenizer)[
-        0
-    ].tolist()
+_KINDS = ("conversations", "prompts", "thinking_prompts")
+
+
+def _different(
+    messages: Sequence[Message], tools: Sequence[Tool], tokenizer: Tokenizer, theirs: dict[str, list[int]]
+) -> list[str]:
+    """Return which renderings of a conversation are not transformers'."""
+    question = messages[: max(n for n, message in enumerate(messages) if message.role == "user") + 1]
+    mine = {
+        "conversations": chat_segments(messages, tools=tools),
+        "prompts": prompt_segments(question, False, tools),
+        "thinking_prompts": prompt_segments(question, True, tools),
+    }
+    return [kind for kind in _KINDS if _rendered(mine[kind], tokenizer)[0] != theirs[kind]]
 
 
 def main() -> int:
@@ -188,16 +243,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    counts, differences, version = run(arguments.conversations, arguments.texts, arguments.seed)
+    counts, differences, versions = run(arguments.conversations, arguments.texts, arguments.seed)
     rows = [*counts.items(), ("differences", len(differences))]
     text = "\n".join(["| what | number |", "|---|---|", *(f"| {name} | {n:,} |" for name, n in rows)])
     print(text)
     print(*differences[:10], sep="\n", file=sys.stderr)
     if arguments.table:
         head = "# Chat template campaign\n\nRandom conversations rendered by us and by `apply_chat_template` of "
-        head += f"transformers {version} from the\nexported files: ids of the whole, of the prompt and of the thinking "
-        head += "prompt, and the loss mask turn by turn; plain texts\nby its tokenizer. A difference is any of these "
-        head += f"that is not equal. `make campaign NAME=chat_template`, seed {arguments.seed},\n"
+        head += f"transformers {' and '.join(versions)} from\nthe exported files, half of them with `tools=`: ids of "
+        head += "the whole, of the prompt and of the thinking prompt, and the\nloss mask turn by turn; plain texts by "
+        head += "their tokenizers. A difference is any of these that is not equal.\n"
+        head += f"`make campaign NAME=chat_template`, seed {arguments.seed}, "
         head += f"{date.today():%d %B %Y}, two cores of an {platform.machine()} server.\n\n"
         arguments.table.write_text(f"{head}{text}\n")
     return bool(differences)
