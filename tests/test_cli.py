@@ -49,6 +49,8 @@ def complaint(*arguments: str, **environment: str) -> str:
         (["reweight", "/nowhere", "code"], ["'code' is no weight of a set", "SET=WEIGHT"]),
         (["mine-tasks", "/nowhere"], ["/nowhere"]),
         (["mine-tasks", ".", "max_task=3"], ["max_task", "did you mean 'max_tasks'"]),
+        (["tasks", "out", "--on", "ray"], ["--on ray", "'tasks' does not work on shards"]),
+        (["collect", "out", "--on", "spark"], ["--on spark", "choose local, ray, or ray:HOST:PORT"]),
         (["rum"], ["No such command 'rum'"]),
     ],
 )

@@ -18,7 +18,8 @@ from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.progress import say, visible
 from codeflow.execute.chain import resolve
 from codeflow.recipes.scaling_commands import app as scaling_app
-from codeflow.recipes.verbs import VERBS, Verb
+from codeflow.recipes.verb_commands import Overrides, Where, add_verbs
+from codeflow.recipes.verbs import VERBS
 
 app = typer.Typer(
     name="codeflow",
@@ -31,10 +32,6 @@ app = typer.Typer(
     "finished work is reused, interrupted work goes on where it stopped.",
 )
 app.add_typer(scaling_app, name="scaling")
-_Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="FIELD=VALUE", help="Fields to change, e.g. `seed=1`.", show_default=False),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +44,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's name: `tiny`, or `smoke` for a quick look.")],
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The run's folder; `runs/RECIPE` if not given.")
     ] = None,
@@ -60,6 +57,7 @@ def run(
     only_plan: Annotated[bool, typer.Option("--plan", help="Print what would run and why, then stop.")] = False,
     remake: Annotated[list[str] | None, typer.Option(help="A stage to make again; may be given several times.")] = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
+    on: Where = "local",
 ) -> None:
     """Run a recipe: make every artifact that is missing, reuse the rest, end with a report.
 
@@ -72,10 +70,12 @@ def run(
         codeflow run tiny --plan train.general.steps=200
 
         codeflow run smoke --output /tmp/look --remake report
+
+        codeflow run tiny --on ray
     """
     from codeflow.recipes import runner
 
-    wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()), benchmarks, tuple(remake or ()), until)
+    wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()), benchmarks, tuple(remake or ()), until, on)
     runner.run_recipe(recipe, output, wanted, only_plan)
 
 
@@ -228,7 +228,7 @@ def serve(
 @app.command()
 def plan(
     name: Annotated[str, typer.Argument(help="7b, 14b, 40b, loop_40b, a recipe, or a model directory.")],
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(help="Devices; the product of the axes if not given.")] = None,
     parallel: Annotated[str | None, typer.Option(help="Axes: data, fsdp, cp, tp, as in fsdp=8,tp=8.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of a row.")] = None,
@@ -328,7 +328,7 @@ def doctor(
 @app.command("mine-tasks")
 def mine_tasks(
     repository: Annotated[str, typer.Argument(help="A git repository with Python sources and tests: path or URL.")],
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's folder.")] = Path("runs/mined_tasks"),
     fields: Annotated[bool, typer.Option("--fields", help="Print all fields with defaults and stop.")] = False,
 ) -> None:
@@ -353,42 +353,7 @@ def mine_tasks(
     mine(repository, output, overrides or [])
 
 
-def _add(verb: Verb) -> None:
-    def print_fields(wanted: bool) -> None:
-        if wanted:
-            print(resolve(verb.config)().model_dump_json(indent=2))
-            raise typer.Exit
-
-    def command(
-        output: Annotated[Path, typer.Argument(help="The artifact's folder.")],
-        overrides: _Overrides = None,
-        inputs: Annotated[
-            list[str] | None,
-            typer.Option("--input", "-i", metavar="NAME=DIR", help="An input artifact; see the example."),
-        ] = None,
-        fields: Annotated[
-            bool,
-            typer.Option(
-                "--fields", help="Print all fields with defaults and stop.", is_eager=True, callback=print_fields
-            ),
-        ] = False,
-    ) -> None:
-        from codeflow.recipes import runner
-
-        runner.run_verb(verb, output, inputs or [], overrides or [])
-
-    inputs_shown = [f"-i {name}=runs/mine/{name}" for name in verb.inputs]
-    example = " ".join(["codeflow", verb.name, f"runs/mine/{verb.name}", *inputs_shown, verb.example]).rstrip()
-    command.__doc__ = (
-        f"{verb.summary}\n\nExample:\n\n    {example}\n\n"
-        f"`codeflow {verb.name} --fields` prints every field with its default; `{verb.config}` explains them."
-    )
-    app.command(verb.name, rich_help_panel="Stages, one artifact each")(command)
-
-
-for _verb in VERBS.values():
-    if _verb.name != "evaluate":
-        _add(_verb)
+add_verbs(app)
 
 
 @app.command(rich_help_panel="Stages, one artifact each")
@@ -399,7 +364,7 @@ def evaluate(
             help="With --on the checkpoint or a server's url; without it the artifact's folder.", metavar="TARGET"
         ),
     ] = "",
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     on: Annotated[
         list[str] | None, typer.Option("--on", help="Benchmarks by name, such as humaneval,cruxeval.", metavar="NAMES")
     ] = None,

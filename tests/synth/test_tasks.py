@@ -13,7 +13,8 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import PROGRESS, begin, read_manifest
 from codeflow.core.records import read_shards
 from codeflow.core.types import Task, Verdict
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import LocalPool
+from codeflow.execute.shards import run_shards
 from codeflow.sandbox.local import Probe, open_sandbox
 from codeflow.solve.plain import canonical, from_tree
 from codeflow.solve.verify import verify
@@ -116,7 +117,7 @@ def test_equal_bytes_after_an_interrupted_run_and_with_two_workers(tasks_folder,
     output = tmp_path / "tasks"
     begin(output, "tasks", CONFIG, {}, "k")
     jobs = [FamilyJob(family.name, CONFIG, output / PROGRESS) for family in FAMILIES[:3]]
-    run_shards(make_family, jobs, output, "tasks", workers=1)
+    run_shards(make_family, jobs, output, "tasks", LocalPool(1))
     assert begin(output, "tasks", CONFIG, {}, "k")
     assert run(CONFIG, {}, output, workers=2).fingerprint == read_manifest(tasks_folder).fingerprint
 

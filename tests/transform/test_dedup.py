@@ -15,6 +15,7 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import MANIFEST, begin
 from codeflow.core.records import read_records, read_shards
 from codeflow.core.types import Document, DroppedDocument
+from codeflow.execute.local import LocalPool
 from codeflow.transform import clusters, decisions, minhash
 from codeflow.transform.dedup import DedupConfig, KeepConfig, NearConfig, run
 from tests.transform.corpora import contents, document, make, write_documents
@@ -102,9 +103,9 @@ def _run_until(stop: str, config: DedupConfig, source: Path, output: Path) -> No
     class Died(Exception):
         pass
 
-    from codeflow.execute import local
+    from codeflow.execute import shards
 
-    write = local.write_text
+    write = shards.write_text
 
     def write_or_die(path: Path, text: str) -> None:
         if path.stem == stop:
@@ -112,7 +113,7 @@ def _run_until(stop: str, config: DedupConfig, source: Path, output: Path) -> No
         write(path, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "write_text", write_or_die)
+        patch.setattr(shards, "write_text", write_or_die)
         with pytest.raises(Died):
             make(run, config, {"documents": source}, output)
 
@@ -133,7 +134,7 @@ def test_partitions_do_not_change_the_outcome(tmp_path: Path) -> None:
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "in", small_corpus(), per_shard=12)
     for workers in (1, 2):
-        make(run, DedupConfig(), {"documents": source}, tmp_path / f"by_{workers}", workers=workers)
+        make(run, DedupConfig(), {"documents": source}, tmp_path / f"by_{workers}", pool=LocalPool(workers))
     assert contents(tmp_path / "by_1") == contents(tmp_path / "by_2")
 
 
@@ -177,7 +178,7 @@ def test_recall_and_precision_on_the_standard_library(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clusters, "cluster_jobs", steal)
         with pytest.raises(Stop):
-            run(DedupConfig(exact=None), {"documents": source}, tmp_path / "out", workers=1)
+            run(DedupConfig(exact=None), {"documents": source}, tmp_path / "out", LocalPool(1))
     sets = [minhash.shingle_set(text.encode(), 5) for text in texts]
     real = set()
     for a, b in combinations(range(len(sets)), 2):

@@ -26,7 +26,7 @@ from codeflow.transform.dedup import DedupConfig, NearConfig, run
 config = DedupConfig(partition_documents=4000, near=NearConfig(partition_entries=16000))
 folder = Path(sys.argv[1])
 begin(folder / "out", "documents", config, {}, "test")
-counts = run(config, {"documents": folder / "in"}, folder / "out", workers=1).counts
+counts = run(config, {"documents": folder / "in"}, folder / "out", LocalPool(1)).counts
 peak_kib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(counts.read, counts.kept, peak_kib)
 """

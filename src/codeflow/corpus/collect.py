@@ -31,7 +31,9 @@ from codeflow.corpus.installed import (
 )
 from codeflow.corpus.licence import licence_of_text
 from codeflow.corpus.survey import Found, Limits, Look, Reading, look, looked, read_documents
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 
 _CANDIDATES_PER_LOOK = 2000
 _LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING", "COPYING.txt")
@@ -71,7 +73,7 @@ def world(config: CollectConfig) -> str:
     return "\n".join([*lines, fingerprint(config.repositories, config.optional_repositories)])
 
 
-def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Collect documents into `documents-*.parquet`.
 
     Counts: `read` is every listed file plus one document per module with enough docstrings; what is not kept is
@@ -88,13 +90,13 @@ def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path) -> Mani
         Look(f"look-{number:05d}", output, tuple(candidates[number :: _n_looks(candidates)]), limits)
         for number in range(_n_looks(candidates))
     ]
-    counts = run_shards(look, looks, output, "collect: looking")
+    counts = run_shards(look, looks, output, "collect: looking", pool)
     chosen, over_cap = choose((found for shard in looks for found in looked(shard)), config)
     readings = [
         Reading(f"{number:05d}", output, tuple(part), limits)
         for number, part in enumerate(_shards(chosen, config.shard_bytes))
     ]
-    counts = counts + run_shards(read_documents, readings, output, "collect: reading")
+    counts = counts + run_shards(read_documents, readings, output, "collect: reading", pool)
     n_unlisted = sum(unlisted.values())
     counts = counts + Counts(read=n_unlisted, dropped={**dict(sorted(unlisted.items())), "over_cap": over_cap})
     return seal(output, counts, _metrics(chosen, repositories, remarks))

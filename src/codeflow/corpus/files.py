@@ -32,7 +32,9 @@ from codeflow.corpus.tables import (
     parquet_rows,
     row_documents,
 )
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 
 _SHARD_BYTES = 8_000_000
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr"}
@@ -59,13 +61,19 @@ class FilesShard:
     locations: tuple[Location, ...]
     config: FilesConfig
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        first, *others = self.locations
+        return f"{first.url} and {len(others)} more files" if others else first.url
+
 
 def world(config: FilesConfig) -> str:
     """Return what the documents depend on besides the configuration: the files, their sizes and versions."""
     return fingerprint(located(config.files))
 
 
-def run(config: FilesConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: FilesConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Read the files into `documents-*.parquet`.
 
     Counts: `read` is every file that is no table and every row of those; what gives no document is dropped by reason.
@@ -75,7 +83,7 @@ def run(config: FilesConfig, inputs: Mapping[str, Path], output: Path) -> Manife
         raise UserError("no file is named; set files, as in files='[\"~/src/project\"]'")
     locations = located(config.files)
     shards = [FilesShard(f"{n:05d}", output, part, config) for n, part in enumerate(_parts(locations))]
-    counts = run_shards(read_files, shards, output, "files")
+    counts = run_shards(read_files, shards, output, "files", pool)
     return seal(output, counts, {"n_files": len(locations)})
 
 

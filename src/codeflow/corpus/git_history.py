@@ -26,7 +26,9 @@ from codeflow.corpus.git_files import GITLINK_MODE, LFS_PREFIX, SYMLINK_MODE, Bl
 from codeflow.corpus.git_program import git, stream, tokens
 from codeflow.corpus.git_repository import Repository, fingerprint, iso_time, locate_all
 from codeflow.corpus.plain_text import utf16_text
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 
 _FORMAT = "%H%x00%P%x00%at%x00%B%x00"
 _SNIFF_BYTES = 8000  # git's own test for binary files: a NUL in the first 8,000 bytes
@@ -64,6 +66,11 @@ class Stretch:
     n_life: int
     boundary: frozenset[str]  # commits at which a shallow clone was cut
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return f"{self.n} commits of {self.repository.name} from number {self.first}"
+
 
 @dataclass(frozen=True, slots=True)
 class RawEntry:
@@ -92,7 +99,7 @@ def world(config: HistoryConfig) -> str:
     return fingerprint(config.repositories, config.optional_repositories)
 
 
-def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Read the histories of the repositories into `commits-*.parquet`.
 
     Raises UserError for a repository that is missing, empty or unreadable; an optional one is a remark in the
@@ -123,7 +130,7 @@ def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path) -> Mani
             remarks.append(f"{repository.name} is young: {n_life} commits")
     for remark in remarks:
         say(f"  history: {remark}")
-    counts = run_shards(read_stretch, stretches, output, "history")
+    counts = run_shards(read_stretch, stretches, output, "history", pool)
     if left_out:
         counts = counts + Counts(read=left_out, dropped={"older_than_max_commits": left_out})
     return seal(output, counts, {"repositories": described, "remarks": remarks})

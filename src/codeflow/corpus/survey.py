@@ -54,6 +54,11 @@ class Look:
     candidates: tuple[Candidate, ...]
     limits: Limits
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return f"{self.candidates[0].path} and {len(self.candidates) - 1} more files"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -79,6 +84,11 @@ class Reading:
     output: Path
     chosen: tuple[Found, ...]
     limits: Limits
+
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return f"{self.chosen[0].candidate.path} and {len(self.chosen) - 1} more files"
 
 
 def look_path(output: Path, name: str) -> Path:

@@ -23,7 +23,9 @@ from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.corpus.locations import Location, fingerprint, located, opened
 from codeflow.corpus.web_config import WebConfig
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 
 if TYPE_CHECKING:
     from codeflow.corpus.html_text import CodeBlock
@@ -41,13 +43,18 @@ class CrawlFile:
     location: Location
     config: WebConfig
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return self.location.url
+
 
 def world(config: WebConfig) -> str:
     """Return what the documents depend on besides the configuration: the crawl's files, their sizes and versions."""
     return fingerprint(located(config.files))
 
 
-def run(config: WebConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: WebConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Read the crawl's files into `documents-*.parquet`, one per file.
 
     Counts: `read` is every page record and every code block; what gives no document is dropped by reason, damaged
@@ -60,7 +67,7 @@ def run(config: WebConfig, inputs: Mapping[str, Path], output: Path) -> Manifest
         raise UserError("no crawl file is named; set files, as in files='[\"crawl/*.warc.gz\"]'")
     locations = located(config.files)
     shards = [CrawlFile(f"{number:05d}", output, place, config) for number, place in enumerate(locations)]
-    counts = run_shards(read_file, shards, output, "web")
+    counts = run_shards(read_file, shards, output, "web", pool)
     return seal(output, counts, {"n_files": len(locations)})
 
 

@@ -28,7 +28,8 @@ from codeflow.eval.benchmark import HUMANEVAL, benchmarks_folder, fingerprint
 from codeflow.eval.benchmarks import micro_tasks
 from codeflow.eval.micro_task_scores import NAME as CHAT_TASKS
 from codeflow.eval.micro_task_scores import MicroTaskScoresConfig
-from codeflow.execute.local import default_workers, run_shards
+from codeflow.execute.local import LocalPool, default_workers
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Path], output: Path) -> Man
 
     remarks: list[str] = []
     jobs = _jobs(config, inputs, output, remarks)
-    run_shards(make_part, jobs, output, "evaluate", workers=workers())
+    run_shards(make_part, jobs, output, "evaluate", LocalPool(workers()))
     parts: list[Part] = [from_row(Part, json.loads(job.result.read_text())) for job in jobs]
     scores = [score for part in parts for score in part.scores]
     generations = [row for part in parts for row in part.generations]

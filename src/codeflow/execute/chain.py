@@ -38,7 +38,8 @@ from codeflow.core.manifest import (
 )
 from codeflow.core.progress import say
 from codeflow.core.storage import remove_tree, write_text
-from codeflow.execute.local import default_workers, process_pool
+from codeflow.execute.local import THIS_MACHINE, default_workers, process_pool
+from codeflow.execute.pool import Pool
 
 EVERY_CORE = sys.maxsize  # for `Stage.cores`: all there are, but in a process of its own, which gives its memory back
 Run = Callable[[Any, Mapping[str, Path], Path], Manifest]
@@ -55,6 +56,7 @@ class Stage:
     inputs: Mapping[str, str] = field(default_factory=dict)  # argument name -> name of an earlier stage
     world: str = ""  # "package.module:function" of (config) -> str: a fingerprint of what a source reads outside
     cores: int | None = None  # that it computes on, in a process of its own; None: all there are, in this process
+    pooled: bool = False  # `run` takes a fourth argument: the pool that its shards run in
 
 
 @dataclass(frozen=True)
@@ -120,18 +122,22 @@ def compare(stage: Stage, output: Path, key: str) -> Step:
 
 
 def run_chain(
-    stages: Sequence[Stage], folder: Path, remake: Sequence[str] = (), n_cores: int | None = None
+    stages: Sequence[Stage],
+    folder: Path,
+    remake: Sequence[str] = (),
+    n_cores: int | None = None,
+    pool: Pool = THIS_MACHINE,
 ) -> dict[str, Manifest]:
     """Make every stage's artifact in `folder` (the caller holds its lock); return the manifests by stage name.
 
     Stages start in order. Those that say how many cores they compute on run in a process each, which gives its memory
     back, and beside each other as far as `n_cores` (default: all that this process may use) go and their inputs are
-    finished. What they make is the same either way. The first error ends the run; stages beside it go on from where
-    they were next time.
+    finished. What they make is the same either way, and wherever their shards run (`pool`). The first error ends the
+    run; stages beside it go on from where they were next time.
     """
     for name in remake:
         remove_tree(folder / name)
-    run = _Run(stages, folder, n_cores or default_workers())
+    run = _Run(stages, folder, n_cores or default_workers(), pool)
     try:
         run.to_the_end()
     except BaseException:
@@ -155,8 +161,8 @@ class _Lane:
 class _Run:
     """The state of one run over a chain: which stages are finished, running in lanes, waiting."""
 
-    def __init__(self, stages: Sequence[Stage], folder: Path, n_cores: int) -> None:
-        self.folder, self.n_cores = folder, n_cores
+    def __init__(self, stages: Sequence[Stage], folder: Path, n_cores: int, pool: Pool) -> None:
+        self.folder, self.n_cores, self.pool = folder, n_cores, pool
         self.waiting = dict(enumerate(stages, 1))
         self.lanes: dict[_Made, _Lane] = {}
         self.manifests: dict[str, Manifest] = {}
@@ -206,11 +212,11 @@ class _Run:
             del self.waiting[number]
             say(f"{self._label(number, stage)}: {'resuming' if step.action == 'resume' else step.reason}")
             if here:
-                self._finish(number, stage, *make(stage, self.folder, step.key))
+                self._finish(number, stage, *make(stage, self.folder, step.key, self.pool))
                 _give_back_memory()  # this process stays beside all stages that follow
             else:
                 process = process_pool(1)
-                made = process.submit(make, stage, self.folder, step.key, os.getpid())
+                made = process.submit(make, stage, self.folder, step.key, self.pool, os.getpid())
                 self.lanes[made] = _Lane(number, stage, process)
 
     def _finish(self, number: int, stage: Stage, manifest: Manifest, run: Mapping[str, Any]) -> None:
@@ -226,10 +232,13 @@ class _Run:
         return f"[{number:>2}/{self.n_stages}] {stage.name}"
 
 
-def make(stage: Stage, folder: Path, key: str, measured: int | None = None) -> tuple[Manifest, dict[str, Any]]:
+def make(
+    stage: Stage, folder: Path, key: str, pool: Pool = THIS_MACHINE, measured: int | None = None
+) -> tuple[Manifest, dict[str, Any]]:
     """Run one stage into `folder/stage.name`, resuming what is there; return its manifest and `run.json`.
 
-    The memory recorded is that of the process `measured` (default: this one) with all its children.
+    Its shards run in `pool`, if it has any. The memory recorded is that of the process `measured` (default: this one)
+    with all its children.
     """
     output = folder / stage.name
     resumed = begin(output, stage.kind, stage.config, _input_records(stage, folder), key)
@@ -237,7 +246,8 @@ def make(stage: Stage, folder: Path, key: str, measured: int | None = None) -> t
     for path in inputs.values():
         check_files(path)
     with _Meter(measured or os.getpid()) as meter:
-        manifest = resolve(stage.run)(stage.config, inputs, output)
+        more = (pool,) if stage.pooled else ()
+        manifest = resolve(stage.run)(stage.config, inputs, output, *more)
     run = {**meter.reading(), "resumed": resumed}
     write_text(output / RUN, json.dumps(run, indent=2))
     assert not (output / BEGIN).exists(), f"{stage.run} did not seal {output}"

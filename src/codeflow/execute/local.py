@@ -1,7 +1,7 @@
-"""One function over many shards on this machine: skip what is done, retry, merge counts.
+"""Jobs in processes of this machine.
 
-A job is a frozen, picklable object with a `name` that is unique within its artifact; the function writes the job's
-files (atomically) and returns its counts. The outcome depends only on the jobs, never on the number of workers.
+Each process is a pool of its own with one job at a time, so that a process that dies (out of memory, killed) takes
+exactly one job with it, and one knows which.
 """
 
 from __future__ import annotations
@@ -10,104 +10,109 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Protocol, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from codeflow.core.errors import InfrastructureError, UserError
-from codeflow.core.manifest import PROGRESS, Counts
-from codeflow.core.progress import Bar, say
-from codeflow.core.storage import write_text
+from codeflow.core.manifest import Counts
+from codeflow.execute.pool import JobT, Outcome, Outcomes, Pool, in_this_process
 
-
-class Job(Protocol):
-    """What a shard's function needs, picklable."""
-
-    @property
-    def name(self) -> str:
-        """Unique within the artifact; names the shard's completion file."""
-        ...
-
-
-JobT = TypeVar("JobT", bound=Job)
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Processes of this machine."""
+
+    workers: int | None = None  # None: one per core, and this process alone for small work
+
+    def outcomes(self, work: Callable[[JobT], Counts], jobs: Sequence[JobT], small: bool = False) -> Outcomes[JobT]:
+        """See `Pool`. The processes end with the iterator."""
+        with self.kept() as pool:
+            yield from pool.outcomes(work, jobs, small)
+
+    @contextmanager
+    def kept(self) -> Iterator[Pool]:
+        """See `Pool`."""
+        processes = _Processes(self.workers)
+        try:
+            yield processes
+        except KeyboardInterrupt:
+            processes.close(wait=False)  # they die with this process
+            raise
+        finally:
+            processes.close()
+
+
+THIS_MACHINE = LocalPool()
+
+
+class _Processes:
+    """The processes of a pool; they start when they are first needed."""
+
+    def __init__(self, workers: int | None) -> None:
+        self._workers = workers
+        self._started: dict[int, Executor] = {}
+
+    @contextmanager
+    def kept(self) -> Iterator[Pool]:
+        yield self
+
+    def outcomes(self, work: Callable[[JobT], Counts], jobs: Sequence[JobT], small: bool = False) -> Outcomes[JobT]:
+        workers = min(self._workers or (1 if small else default_workers()), len(jobs))
+        if workers <= 1:
+            yield from in_this_process(work, jobs)
+            return
+        waiting, idle = deque(jobs), list(range(workers))
+        running: dict[Future[Counts], tuple[JobT, int]] = {}
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    number, job = idle.pop(0), waiting.popleft()
+                    running[self._submit(number, work, job)] = job, number
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    job, number = running.pop(future)
+                    idle.append(number)
+                    yield job, self._outcome(future, number)
+        except KeyboardInterrupt:
+            running.clear()
+            raise
+        finally:
+            wait(running)  # none is left behind to write into a folder that somebody has given up
+
+    def _submit(self, number: int, work: Callable[[JobT], Counts], job: JobT) -> Future[Counts]:
+        try:
+            return self._process(number).submit(work, job)
+        except BrokenProcessPool:  # it died between two jobs
+            self._started.pop(number).shutdown()
+            return self._submit(number, work, job)
+
+    def _process(self, number: int) -> Executor:
+        if number not in self._started:
+            self._started[number] = process_pool(1)
+        return self._started[number]
+
+    def _outcome(self, future: Future[Counts], number: int) -> Outcome:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            self._started.pop(number).shutdown()
+            return error
+        except Exception as error:
+            return error
+
+    def close(self, wait: bool = True) -> None:
+        while self._started:
+            self._started.popitem()[1].shutdown(wait)
 
 
 def default_workers() -> int:
     """Return the number of processes to use: the cores that this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-def run_shards(
-    work: Callable[[JobT], Counts],
-    jobs: Sequence[JobT],
-    output: Path,
-    label: str,
-    workers: int | None = None,
-    retries: int = 1,
-) -> Counts:
-    """Run `work` over `jobs` in a process pool; return the merged counts.
-
-    A finished job leaves `progress/<name>.json` under `output` and is skipped by the next run. A job that fails with
-    an ordinary exception, or whose worker dies, is tried again `retries` times; then InfrastructureError names it.
-    UserErrors are not retried.
-    """
-    folder = output / PROGRESS
-    done = {job.name: folder / f"{job.name}.json" for job in jobs}
-    assert len(done) == len(jobs), "job names must be unique"
-    waiting = [job for job in jobs if not done[job.name].exists()]
-    attempts = 0
-    with Bar(label, len(jobs), "shards") as bar:
-        bar.advance(len(jobs) - len(waiting))
-        while waiting:
-            failed = _one_round(work, waiting, done, bar, min(workers or default_workers(), len(waiting)))
-            if failed and attempts == retries:
-                job, error = failed[0]
-                raise InfrastructureError(
-                    f"{label}: {len(failed)} of {len(jobs)} shards failed {attempts + 1} times, "
-                    f"first {job.name}: {error!r}"
-                ) from error
-            for job, error in failed:
-                say(f"  {label}: trying shard {job.name} again after {type(error).__name__}: {error}")
-            waiting, attempts = [job for job, _ in failed], attempts + 1
-    total = Counts()
-    for path in done.values():
-        total = total + Counts.model_validate_json(path.read_text())
-    return total
-
-
-def _one_round(
-    work: Callable[[JobT], Counts], jobs: Sequence[JobT], done: dict[str, Path], bar: Bar, workers: int
-) -> list[tuple[JobT, Exception]]:
-    failed: list[tuple[JobT, Exception]] = []
-
-    def finish(job: JobT, result: Callable[[], Counts]) -> None:
-        try:
-            counts = result()
-        except (UserError, InfrastructureError):
-            raise
-        except Exception as error:  # the shard is tried again; after that it is named
-            failed.append((job, error))
-            return
-        write_text(done[job.name], counts.model_dump_json())
-        bar.advance()
-
-    if workers == 1:
-        for job in jobs:
-            finish(job, lambda job=job: work(job))
-        return failed
-    with process_pool(workers) as pool:
-        futures: dict[Future[Counts], JobT] = {}
-        for job in jobs:
-            try:
-                futures[pool.submit(work, job)] = job
-            except BrokenProcessPool as error:
-                failed.append((job, error))
-        for future in as_completed(futures):
-            finish(futures[future], future.result)
-    return failed
 
 
 def process_pool(workers: int) -> Executor:

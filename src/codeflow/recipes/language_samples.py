@@ -18,7 +18,9 @@ from codeflow.core.config import Config
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.types import Document, Sample, Segment
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import END_OF_TEXT
 
 
@@ -36,13 +38,13 @@ class _Job:
     languages: tuple[str, ...]
 
 
-def run(config: LanguageSamplesConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: LanguageSamplesConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Write the documents of the chosen languages. Raises UserError naming a language without documents."""
     from codeflow.core.records import shards
 
     sources = shards(inputs["documents"], "documents")
     jobs = [_Job(f"{number:05d}", source, output, config.languages) for number, source in enumerate(sources)]
-    counts = run_shards(_write, jobs, output, "language_samples")
+    counts = run_shards(_write, jobs, output, "language_samples", pool)
     missing = [name for name in config.languages if not counts.notes.get(f"samples {name}")]
     if missing:
         raise UserError(f"no documents in {missing[0]} among {inputs['documents']}; leave it out or collect some")

@@ -16,6 +16,7 @@ from codeflow.core.manifest import read_manifest
 from codeflow.core.progress import console, say
 from codeflow.core.storage import folder_lock
 from codeflow.execute.chain import Stage, compare, make, plan, resolve, run_chain, stage_key
+from codeflow.execute.shards import pool_on
 from codeflow.recipes.verbs import Verb
 
 _PATIENCE_SECONDS = 600  # of torchrun's later processes for the first one
@@ -30,6 +31,7 @@ class Wanted:
     benchmarks: Path | None = None
     remake: tuple[str, ...] = ()
     until: str | None = None
+    on: str = "local"  # where shards run, see `pool_on`
 
 
 def recipes() -> dict[str, str]:
@@ -63,7 +65,8 @@ def run_recipe(name: str, output: Path | None, wanted: Wanted, only_plan: bool =
     started = time.monotonic()
     with folder_lock(folder):
         plan(stages, folder, wanted.remake)  # finds wrong stage names and damaged artifacts before any work
-        run_chain(stages, folder, wanted.remake)
+        with pool_on(wanted.on) as pool:
+            run_chain(stages, folder, wanted.remake, pool=pool)
     say(f"all stages done in {time.monotonic() - started:.1f} s")
     if stages[-1].kind == "report":
         report = folder / stages[-1].name
@@ -89,8 +92,10 @@ def _print_plan(stages: Sequence[Stage], folder: Path, remake: Sequence[str]) ->
     console.print(table)
 
 
-def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequence[str]) -> None:
-    """Make one artifact at `output` from input artifacts given as `name=DIR`."""
+def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequence[str], on: str = "local") -> None:
+    """Make one artifact at `output` from input artifacts given as `name=DIR`; its shards run where `on` says."""
+    if on != "local" and not verb.pooled:
+        raise UserError(f"--on {on}: '{verb.name}' does not work on shards; leave it out")
     wired = _wire(verb, inputs)
     config = apply_overrides(resolve(verb.config)(), overrides)
     stage = verb.stage(config, {name: str(path.resolve()) for name, path in wired.items()}, output.name)
@@ -104,7 +109,8 @@ def run_verb(verb: Verb, output: Path, inputs: Sequence[str], overrides: Sequenc
         step = compare(stage, output, stage_key(stage, folder))
         say(f"{stage.name}: {step.action} ({step.reason})")
         if step.action != "reuse":
-            make(stage, folder, step.key)
+            with pool_on(on) as pool:
+                make(stage, folder, step.key, pool)
     counts = read_manifest(output).counts
     say(f"{stage.name}: kept {counts.kept:,} of {counts.read:,}; see `codeflow show {output}`")
 

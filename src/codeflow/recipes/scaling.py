@@ -70,6 +70,7 @@ class ScalingRecipe(Config):
                 f"{module}.language_samples:run",
                 self.language_samples,
                 {"documents": "split"},
+                pooled=True,
             ),
             v["pack"].stage(self.pack, samples),
             Stage("sweep", "runs", f"{module}.sweep:run", self.sweep, tokens),

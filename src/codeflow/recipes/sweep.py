@@ -32,7 +32,8 @@ from codeflow.core.config import Config, canonical_json
 from codeflow.core.errors import UserError, suggest
 from codeflow.core.manifest import Counts, Manifest, begin, input_record, seal, work_key
 from codeflow.core.storage import remove_tree, write_text
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import LocalPool
+from codeflow.execute.shards import run_shards
 from codeflow.model.config import ModelConfig
 from codeflow.model.flops import count_parameters, training_flops_per_token
 from codeflow.scaling.runs import SHARE
@@ -126,7 +127,7 @@ def run(config: SweepConfig, inputs: Mapping[str, Path], output: Path) -> Manife
         if language not in sets:
             raise UserError(f"no set '{language}' in {inputs['tokens']}{suggest(language, sets)}")
     cells = list(grid(config, inputs, output))
-    counts = run_shards(train_cell, cells, output, "sweep", config.workers)
+    counts = run_shards(train_cell, cells, output, "sweep", LocalPool(config.workers))
     rows = [row for cell in cells for row in json.loads((output / _ROWS / f"{cell.name}.json").read_text())]
     write_text(output / RUNS, table(rows))
     for folder in (_ROWS, _TRAINING):

@@ -27,6 +27,7 @@ class Verb:
     world: str = ""
     example: str = ""  # overrides that the example in the verb's help shows
     processes: bool = False  # may run on many, under torchrun
+    pooled: bool = False  # works on shards, in the pool that it is given
 
     def stage(
         self,
@@ -40,7 +41,7 @@ class Verb:
         `cores` says on how many the configuration computes, so that others may run beside it; None: on all.
         """
         wired = dict(inputs) if inputs is not None else {key: key for key in self.inputs}
-        return Stage(name or self.name, self.kind, self.run, config, wired, self.world, cores)
+        return Stage(name or self.name, self.kind, self.run, config, wired, self.world, cores, self.pooled)
 
 
 _TABLE = (
@@ -51,6 +52,7 @@ _TABLE = (
         "codeflow.corpus.collect:CollectConfig",
         "Collect files of the standard library, installed packages and git repositories as documents.",
         world="codeflow.corpus.collect:world",
+        pooled=True,
     ),
     Verb(
         "history",
@@ -59,6 +61,7 @@ _TABLE = (
         "codeflow.corpus.git_history:HistoryConfig",
         "Read the histories of git repositories as commits with both sides' contents.",
         world="codeflow.corpus.git_history:world",
+        pooled=True,
     ),
     Verb(
         "web",
@@ -68,6 +71,7 @@ _TABLE = (
         "Read WARC and WET files of web crawls as documents: pages as text, and code blocks by language.",
         world="codeflow.corpus.web:world",
         example="files='[\"crawl/*.warc.gz\"]'",
+        pooled=True,
     ),
     Verb(
         "files",
@@ -77,6 +81,7 @@ _TABLE = (
         "Read folders of files, notebooks, Parquet and JSON lines tables, here or at any fsspec URL, as documents.",
         world="codeflow.corpus.files:world",
         example='files=\'["~/src/project", "s3://bucket/stack/*.parquet"]\'',
+        pooled=True,
     ),
     Verb(
         "prompts",
@@ -93,6 +98,7 @@ _TABLE = (
         "codeflow.transform.pipeline:CleanConfig",
         "Clean documents, replace secrets, parse, filter with counted reasons, measure quality.",
         ("documents",),
+        pooled=True,
     ),
     Verb(
         "clean_web",
@@ -102,6 +108,7 @@ _TABLE = (
         "Clean pages and code blocks of the web: `clean`, natural language, repetition, boilerplate, symbols.",
         ("documents",),
         example="natural_language.languages='[\"en\"]'",
+        pooled=True,
     ),
     Verb(
         "dedup",
@@ -110,6 +117,7 @@ _TABLE = (
         "codeflow.transform.dedup:DedupConfig",
         "Drop exact and near duplicates (MinHash-LSH, verified).",
         ("documents",),
+        pooled=True,
     ),
     Verb(
         "decontaminate",
@@ -118,6 +126,7 @@ _TABLE = (
         "codeflow.transform.decontaminate:DecontaminateConfig",
         "Drop documents that hold benchmark prompts or solutions.",
         ("documents", "prompts"),
+        pooled=True,
     ),
     Verb(
         "split",
@@ -126,6 +135,7 @@ _TABLE = (
         "codeflow.transform.split:SplitConfig",
         "Set documents aside for held-out measurements.",
         ("documents",),
+        pooled=True,
     ),
     Verb(
         "tokenizer",
@@ -142,6 +152,7 @@ _TABLE = (
         "codeflow.transform.evolution:EvolutionConfig",
         "Choose repository-evolution triplets (before, patch, after) from histories.",
         ("commits", "documents"),
+        pooled=True,
     ),
     Verb(
         "evolution_samples",
@@ -151,6 +162,7 @@ _TABLE = (
         "Render triplets with relevant files: transitions, flows of commits, snapshots as control.",
         ("triplets", "commits", "tokenizer"),
         ("documents",),
+        pooled=True,
     ),
     Verb(
         "samples",
@@ -159,6 +171,7 @@ _TABLE = (
         "codeflow.transform.samples:SamplesConfig",
         "Make training samples: plain text, fill-in-the-middle, evolution, annealing.",
         ("documents", "triplets"),
+        pooled=True,
     ),
     Verb(
         "pack",
@@ -168,6 +181,7 @@ _TABLE = (
         "Tokenize samples and pack them into rows with document boundaries.",
         ("samples", "tokenizer"),
         ("*",),
+        pooled=True,
     ),
     Verb(
         "train",
@@ -258,6 +272,7 @@ _TABLE = (
         "Make repository-level samples: a file with context from its own repository.",
         ("documents",),
         ("tokenizer",),
+        pooled=True,
     ),
     Verb(
         "pairing",
@@ -266,6 +281,7 @@ _TABLE = (
         "codeflow.transform.pairing:PairingConfig",
         "Make parallel samples of aligned translations: direct, prompted, or shuffled as control.",
         ("pairs",),
+        pooled=True,
     ),
     Verb(
         "grpo",

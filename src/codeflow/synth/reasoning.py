@@ -56,7 +56,8 @@ class ReasoningJob:
 def run(config: ReasoningConfig, inputs: Mapping[str, Path], output: Path, workers: int | None = None) -> Manifest:
     """Execute the programs and write the samples. No inputs needed. Raises UserError when no sandbox works here."""
     from codeflow.core.manifest import Counts, seal
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.local import LocalPool
+    from codeflow.execute.shards import run_shards
     from codeflow.synth.proof import require_sandbox
 
     require_sandbox()
@@ -66,7 +67,7 @@ def run(config: ReasoningConfig, inputs: Mapping[str, Path], output: Path, worke
         ReasoningJob(index, at, tuple(programs[at : at + config.shard_programs]), config, output)
         for index, at in enumerate(range(0, len(programs), config.shard_programs))
     ]
-    counts = run_shards(write_reasoning, jobs, output, "reasoning", workers)
+    counts = run_shards(write_reasoning, jobs, output, "reasoning", LocalPool(workers))
     repeated = len(drawn) - len(programs)
     counts = counts + Counts(read=repeated, dropped={"repeated program": repeated} if repeated else {})
     return seal(output, counts, {"samples": {SET: counts.kept}, "characters": counts.notes})

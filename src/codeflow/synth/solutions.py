@@ -52,7 +52,8 @@ def run(config: SolutionsConfig, inputs: Mapping[str, Path], output: Path, worke
     from codeflow.core.errors import UserError
     from codeflow.core.manifest import require_kind, seal
     from codeflow.core.records import read_shards
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.local import LocalPool
+    from codeflow.execute.shards import run_shards
     from codeflow.synth.proof import require_sandbox
 
     unknown = sorted(set(config.sets) - set(SETS))
@@ -65,7 +66,7 @@ def run(config: SolutionsConfig, inputs: Mapping[str, Path], output: Path, worke
         raise UserError(f"no SFT tasks in {inputs['tasks']}; make the tasks with n_sft greater than 0")
     starts = range(0, len(tasks), config.shard_tasks)
     jobs = [SolutionJob(n, tuple(tasks[at : at + config.shard_tasks]), config, output) for n, at in enumerate(starts)]
-    counts = run_shards(write_solutions, jobs, output, "solutions", workers)
+    counts = run_shards(write_solutions, jobs, output, "solutions", LocalPool(workers))
     return seal(output, counts, {"samples": {name: counts.notes.get(name, 0) for name in config.sets}})
 
 

@@ -90,13 +90,14 @@ def run(config: TasksConfig, inputs: Mapping[str, Path], output: Path, workers: 
     """
     from codeflow.core.manifest import PROGRESS, Counts, seal
     from codeflow.core.records import read_records, write_records
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.local import LocalPool
+    from codeflow.execute.shards import run_shards
     from codeflow.synth.families import FAMILIES
     from codeflow.synth.proof import require_sandbox
 
     require_sandbox()
     jobs = [FamilyJob(family.name, config, output / PROGRESS) for family in FAMILIES]
-    counts = run_shards(make_family, jobs, output, "tasks", workers)
+    counts = run_shards(make_family, jobs, output, "tasks", LocalPool(workers))
     prompts: set[str] = set()
     measures: dict[str, Any] = {}
     for split in SPLITS:

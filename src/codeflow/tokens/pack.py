@@ -27,7 +27,9 @@ from codeflow.core.errors import UserError, suggest
 from codeflow.core.manifest import PROGRESS, Counts, Manifest, seal
 from codeflow.core.progress import Bar
 from codeflow.core.storage import atomic_path, write_text
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import PAD_ID
 
 if TYPE_CHECKING:
@@ -69,6 +71,11 @@ class EncodeJob:
     tokenizer: Path
     encoded: Path  # without suffix: `.tokens` (uint32, bit 31 = trained on) and `.lengths` (int64) are written
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return str(self.samples)
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -78,7 +85,7 @@ class _Group:
     encoded: tuple[Path, ...]
 
 
-def run(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: PackConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Pack every set of the samples artifacts (all inputs but one) with the tokenizer of `inputs["tokenizer"]`.
 
     Raises UserError when an input has no sample file or an asked-for set is missing. Metrics by set: rows, tokens,
@@ -90,7 +97,7 @@ def run(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> Manifes
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     jobs = _jobs(config, inputs, output)
     every_job = [job for jobs_of_set in jobs.values() for job in jobs_of_set]
-    counts = run_shards(encode, every_job, output, "encode")
+    counts = run_shards(encode, every_job, output, "encode", pool)
     sets: dict[str, SetIndex] = {}
     with Bar("pack", len(jobs), "sets") as bar:
         for name, jobs_of_set in jobs.items():

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codeflow.core.config import Config
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
 
 if TYPE_CHECKING:
     from codeflow.core.manifest import Manifest
@@ -45,13 +47,13 @@ class DecontaminateConfig(Config):
     fuzzy_min_words: int = Field(default=20, ge=5)  # shorter references are no evidence
 
 
-def run(config: DecontaminateConfig, inputs: Mapping[str, Path], output: Path, workers: int | None = None) -> Manifest:
+def run(config: DecontaminateConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Drop contaminated documents of `inputs["documents"]` by the prompts of `inputs["prompts"]`."""
     from codeflow.core.manifest import PROGRESS, require_kind, seal
     from codeflow.core.records import shards
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.shards import run_shards
     from codeflow.transform import contamination
-    from codeflow.transform.fingerprints import workers_for
+    from codeflow.transform.fingerprints import is_small
 
     source, prompts = inputs["documents"], inputs["prompts"]
     require_kind(source, ["documents"])
@@ -61,7 +63,7 @@ def run(config: DecontaminateConfig, inputs: Mapping[str, Path], output: Path, w
         contamination.CheckJob(index, path, prompts, config, scratch, output)
         for index, path in enumerate(shards(source, "documents"))
     ]
-    counts = run_shards(contamination.check_shard, jobs, output, "decontaminate", workers or workers_for(source))
+    counts = run_shards(contamination.check_shard, jobs, output, "decontaminate", pool, is_small(source))
     n_hits = contamination.gather_hits(scratch, output / "hits-00000.parquet")
     metrics: dict[str, Any] = {"n_hits": n_hits, **contamination.describe(prompts, config)}
     if not metrics["n_prompts"]:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from codeflow.core.config import Config
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
 
 if TYPE_CHECKING:
     from codeflow.core.manifest import Counts, Manifest
@@ -88,12 +90,12 @@ class DedupConfig(Config):
     partition_documents: int = Field(default=500_000, ge=1)  # hashes, numbers or decisions held at a time
 
 
-def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: int | None = None) -> Manifest:
-    """Deduplicate `inputs["documents"]` into `output`. The result does not depend on `workers`."""
+def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
+    """Deduplicate `inputs["documents"]` into `output`. The result does not depend on `pool`."""
     from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.shards import run_shards
     from codeflow.transform import decisions, exact_dedup, near_dedup
-    from codeflow.transform.fingerprints import shard_jobs, sign_shard, workers_for
+    from codeflow.transform.fingerprints import is_small, shard_jobs, sign_shard
 
     source = inputs["documents"]
     require_kind(source, ["documents"])
@@ -102,30 +104,30 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, workers: 
     def jobs(step: str) -> list[fingerprints.ShardJob]:
         return shard_jobs(step, source, config, scratch, output)
 
-    by_size = workers or workers_for(source)
+    small = is_small(source)
     signing = jobs("sign")
     n_documents, width = signing[-1].stop, config.partition_documents
-    run_shards(sign_shard, signing, output, "sign", by_size)
+    run_shards(sign_shard, signing, output, "sign", pool, small)
     if config.exact is not None:
         groups = exact_dedup.group_jobs(n_documents, width, config.keep, scratch)
-        run_shards(exact_dedup.group, groups, output, "exact duplicates", workers or _inline_below(len(groups), 2))
+        run_shards(exact_dedup.group, groups, output, "exact duplicates", pool, len(groups) < 2)
     decisions.write_dropped(scratch, width)
     counts = Counts()
     metrics: dict[str, Any] = {}
     if config.near is not None:
-        counts += _near(config, n_documents, jobs, workers)
+        counts += _near(config, n_documents, jobs, pool)
         metrics["n_bands"], metrics["n_rows"] = near_dedup.banding(config.near)
         metrics["n_near_duplicate_clusters"] = counts.notes.get("near_duplicate_clusters", 0)
     decisions.write_decisions(scratch, width)
-    counts += run_shards(decisions.write_shard, jobs("write"), output, "write", by_size)
+    counts += run_shards(decisions.write_shard, jobs("write"), output, "write", pool, small)
     return seal(output, counts, metrics)
 
 
 def _near(
-    config: DedupConfig, n_documents: int, jobs: Callable[[str], list[fingerprints.ShardJob]], workers: int | None
+    config: DedupConfig, n_documents: int, jobs: Callable[[str], list[fingerprints.ShardJob]], pool: Pool
 ) -> Counts:
     """Find the near-duplicates among what is not dropped yet; write the clusters."""
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.shards import run_shards
     from codeflow.transform import clusters, near_dedup
 
     near = config.near
@@ -133,14 +135,9 @@ def _near(
     sets, verify = jobs("sets"), jobs("verify")
     scratch, output = sets[0].scratch, sets[0].output
     bands = near_dedup.band_jobs(near, n_documents, scratch)
-    in_bands = workers or _inline_below(n_documents, _POOL_FROM_DOCUMENTS)
-    counts = run_shards(near_dedup.pair, bands, output, "candidate pairs", in_bands)
-    few = workers or _inline_below(near_dedup.count_pairs(scratch), _POOL_FROM_PAIRS)
-    counts += run_shards(near_dedup.write_sets, sets, output, "shingle sets", few)
-    counts += run_shards(near_dedup.verify, verify, output, "verify", few)
+    counts = run_shards(near_dedup.pair, bands, output, "candidate pairs", pool, n_documents < _POOL_FROM_DOCUMENTS)
+    few = near_dedup.count_pairs(scratch) < _POOL_FROM_PAIRS
+    counts += run_shards(near_dedup.write_sets, sets, output, "shingle sets", pool, few)
+    counts += run_shards(near_dedup.verify, verify, output, "verify", pool, few)
     parts = clusters.cluster_jobs(near, config.keep, config.partition_documents, scratch, output)
-    return counts + run_shards(clusters.resolve, parts, output, "clusters", few)
-
-
-def _inline_below(n: int, enough: int) -> int | None:
-    return 1 if n < enough else None
+    return counts + run_shards(clusters.resolve, parts, output, "clusters", pool, few)

@@ -26,7 +26,9 @@ from codeflow.core.config import Config
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Commit, Origin, Triplet
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.transform.histories import Clock, commits_of, documents_of, holders, life_of
 from codeflow.transform.spans import Candidate, Composition, SpanLimits, SpanTargets, Survey
 
@@ -83,15 +85,20 @@ class EvolutionJob:
     shards: tuple[Path, ...]  # those with commits of the repository, in order
     documents: Path | None  # artifact of the split, whose held-out documents must not be touched
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return self.repository
 
-def run(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+
+def run(config: EvolutionConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Choose triplets from `commits` into `triplets-*.parquet`, one file per repository that has any.
 
     Counts: read are the spans considered, dropped by reason, kept the triplets. With the input `documents` (a split),
     no triplet touches a held-out document. No commits give an artifact without files and a remark.
     """
     jobs = _jobs(config, inputs, output)
-    counts = run_shards(make_triplets, jobs, output, "evolution") if jobs else Counts()
+    counts = run_shards(make_triplets, jobs, output, "evolution", pool) if jobs else Counts()
     found = {job.repository: _n_rows(_file_of(job)) for job in jobs}
     remarks = [f"{name} gave no triplets" for name, n in sorted(found.items()) if n == 0]
     if not jobs:

@@ -27,7 +27,9 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Change, Commit, Sample, Segment, Triplet
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP, REPO_NAME
 from codeflow.transform.edits import make_edits
 from codeflow.transform.fim import generator
@@ -75,8 +77,15 @@ class RenderJob:
     def name(self) -> str:
         return f"{self.number:05d}"
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return self.repository
 
-def run(config: EvolutionSamplesConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+
+def run(
+    config: EvolutionSamplesConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE
+) -> Manifest:
     """Render `triplets` with the history in `commits` into `<set>-NNNNN.parquet` of Sample; `tokenizer` counts.
 
     With `documents` (a split) no held-out document is shown. Counts: read and kept are triplets, kept those that gave a
@@ -93,7 +102,7 @@ def run(config: EvolutionSamplesConfig, inputs: Mapping[str, Path], output: Path
         found = shards_of.get(repository, ())
         read = (inputs.get("documents"), inputs["tokenizer"])
         jobs.append(RenderJob(number, shard, repository, found, *read, config, output))
-    counts = run_shards(render_repository, jobs, output, "evolution samples") if jobs else Counts()
+    counts = run_shards(render_repository, jobs, output, "evolution samples", pool) if jobs else Counts()
     sets = {name: {"samples": counts.notes.get(f"samples {name}", 0)} for name in config.renderings}
     remarks = [f"set {name} is empty" for name, row in sets.items() if not row["samples"]]
     for remark in remarks:

@@ -71,10 +71,10 @@ def shard_jobs(step: str, source: Path, config: DedupConfig, scratch: Path, outp
     return jobs
 
 
-def workers_for(source: Path) -> int | None:
-    """Return 1 for a corpus so small that it is done before a pool of processes has started, else None (all cores)."""
+def is_small(source: Path) -> bool:
+    """Say whether a corpus is so small that it is done before a pool of processes has started."""
     n_bytes = sum(path.stat().st_size for path in shards(source, "documents"))
-    return 1 if n_bytes < _POOL_FROM_BYTES else None
+    return n_bytes < _POOL_FROM_BYTES
 
 
 def text_batches(path: Path, columns: list[str]) -> Iterator[tuple[dict[str, Any], UInt8, Int64]]:

@@ -26,7 +26,9 @@ from codeflow.core.errors import UserError
 from codeflow.core.languages import BY_NAME
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.types import Origin, Sample, Segment
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP
 from codeflow.transform.fim import generator
 
@@ -68,8 +70,13 @@ class PairingJob:
     def name(self) -> str:
         return f"{SET}-{self.number:05d}"
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return str(self.path)
 
-def run(config: PairingConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+
+def run(config: PairingConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Write `pairs-NNNNN.parquet` of Sample from the `pairs-*.jsonl` of `inputs["pairs"]`.
 
     Counts: read are records, dropped those with fewer than two languages. Metrics: samples by pair of languages.
@@ -78,7 +85,9 @@ def run(config: PairingConfig, inputs: Mapping[str, Path], output: Path) -> Mani
     paths = sorted(inputs["pairs"].glob("pairs-*.jsonl"))
     if not paths:
         raise UserError(f"no pairs-*.jsonl in {inputs['pairs']}; give a folder with aligned pairs")
-    counts = run_shards(make_shard, [PairingJob(n, path, config, output) for n, path in enumerate(paths)], output, SET)
+    counts = run_shards(
+        make_shard, [PairingJob(n, path, config, output) for n, path in enumerate(paths)], output, SET, pool
+    )
     prefix = "pair "
     pairs = {note.removeprefix(prefix): n for note, n in counts.notes.items() if note.startswith(prefix)}
     return seal(output, counts, {"sets": {SET: {"samples": counts.notes.get("samples", 0)}}, "pairs": pairs})

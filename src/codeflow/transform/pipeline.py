@@ -14,6 +14,8 @@ from pathlib import Path
 from codeflow.core.config import Config
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.types import Document, DroppedDocument
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
 from codeflow.transform.clean import Clean
 from codeflow.transform.filters import SyntaxFilters, TextFilters
 from codeflow.transform.operator import Drop, Operator
@@ -48,18 +50,18 @@ class _Shard:
     config: CleanConfig
 
 
-def run(config: CleanConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: CleanConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Apply the operators to `documents`; write one `documents-*` and one `dropped-*.parquet` per input shard.
 
     Counts: dropped by `operator/reason`; notes: documents repaired by kind, secrets replaced by type, over all
     documents read.
     """
     from codeflow.core.records import shards
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.shards import run_shards
 
     sources = shards(inputs["documents"], "documents")
     jobs = [_Shard(f"{number:05d}", source, output, config) for number, source in enumerate(sources)]
-    counts = run_shards(_run_shard, jobs, output, "clean")
+    counts = run_shards(_run_shard, jobs, output, "clean", pool)
     return seal(output, counts, {"operators": [operator.name for operator in config.operators()]})
 
 

@@ -50,14 +50,15 @@ def run(config: ScoreConfig, inputs: Mapping[str, Path], output: Path) -> Manife
     read, and what the classifier was trained on. Raises UserError when the artifact has no classifier of the kind.
     """
     from codeflow.core.records import shards
-    from codeflow.execute.local import run_shards
+    from codeflow.execute.local import LocalPool
+    from codeflow.execute.shards import run_shards
 
     description = load_classifier(inputs["classifier"], config.kind).description
     jobs = [
         _Shard(f"{number:05d}", source, inputs["classifier"], output, config)
         for number, source in enumerate(shards(inputs["documents"], "documents"))
     ]
-    counts = run_shards(_score_shard, jobs, output, "score", config.workers)
+    counts = run_shards(_score_shard, jobs, output, "score", LocalPool(config.workers))
     share = counts.notes.get("read_bytes", 0) / max(1, counts.notes.get("scored_bytes", 0))
     learnt = {name: getattr(description, name) for name in ("kind", "domain", "target", "source")}
     return seal(output, counts, {"read_share": round(share, 6), "classifier": learnt})

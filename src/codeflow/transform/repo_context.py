@@ -33,7 +33,9 @@ from codeflow.core.languages import domain_of
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Document, Sample, Segment
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP, REPO_NAME
 from codeflow.transform.embedding import BUILT_IN
 from codeflow.transform.fim import FimConfig, Source, generator, segments, window
@@ -87,6 +89,11 @@ class RepoContextJob:
     def name(self) -> str:
         return f"{SET}-{self.number:05d}"
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return f"{self.repositories[0][1]} and {len(self.repositories) - 1} more repositories"
+
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
@@ -102,7 +109,7 @@ class Snippet:
         return len(self.path) + len(self.text) + 2
 
 
-def run(config: RepoContextConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+def run(config: RepoContextConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Write `repository-NNNNN.parquet` of Sample from `documents` (its training side).
 
     Counts: read are documents, kept those that are the target of a sample. Raises UserError when `max_sample_tokens` is
@@ -112,7 +119,7 @@ def run(config: RepoContextConfig, inputs: Mapping[str, Path], output: Path) -> 
         raise UserError("max_sample_tokens needs the input 'tokenizer'; give one, or set max_sample_tokens=null")
     tokenizer = inputs.get("tokenizer") if config.max_sample_tokens else None
     jobs = _jobs(config, inputs["documents"], tokenizer, output)
-    counts = run_shards(make_shard, jobs, output, "repository samples") if jobs else Counts()
+    counts = run_shards(make_shard, jobs, output, "repository samples", pool) if jobs else Counts()
     n = counts.notes.get("samples", 0)
     remarks = [] if n else ["set repository is empty: no repository has code files that can be each other's context"]
     for remark in remarks:

@@ -24,7 +24,9 @@ from codeflow.core.languages import domain_of
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Document, Sample, Segment, Triplet
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
+from codeflow.execute.shards import run_shards
 from codeflow.tokens.special import END_OF_TEXT, FILE_SEP, REPO_NAME
 from codeflow.transform.cut_points import cut_points
 from codeflow.transform.fim import FimConfig, completion, generator
@@ -59,8 +61,13 @@ class SamplesJob:
     number: int
     anneal_from: tuple[float, str] | None  # (quality, id) of the worst document of the anneal set
 
+    @property
+    def reads(self) -> str:
+        """Say what it reads, for messages."""
+        return str(self.shard)
 
-def run(config: SamplesConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+
+def run(config: SamplesConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Render `documents` (and `triplets`, if given) to `<set>-NNNNN.parquet` of Sample; an empty set has no files.
 
     Counts: read are documents and triplets, kept those that gave at least one sample; notes count samples and
@@ -76,7 +83,7 @@ def run(config: SamplesConfig, inputs: Mapping[str, Path], output: Path) -> Mani
         for kind, found in (("documents", documents), ("triplets", triplets))
         for number, shard in enumerate(found)
     ]
-    counts = run_shards(_make_samples, jobs, output, "samples") if jobs else Counts()
+    counts = run_shards(_make_samples, jobs, output, "samples", pool) if jobs else Counts()
     sets = {
         name: {
             "samples": counts.notes.get(f"samples {name}", 0),

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from codeflow.core.config import Config
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool
 
 if TYPE_CHECKING:
     from codeflow.core.manifest import Counts, Manifest
@@ -64,19 +66,19 @@ def limits_of(places: Mapping[str, list[float]], counts: Mapping[str, int], conf
     return limits
 
 
-def run(config: SplitConfig, inputs: Mapping[str, Path], output: Path, workers: int | None = None) -> Manifest:
+def run(config: SplitConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Split `inputs["documents"]` into documents to train on and held-out ones."""
     from codeflow.core.manifest import require_kind, seal
     from codeflow.core.records import shards
-    from codeflow.execute.local import run_shards
-    from codeflow.transform.fingerprints import workers_for
+    from codeflow.execute.shards import run_shards
+    from codeflow.transform.fingerprints import is_small
 
     source = inputs["documents"]
     require_kind(source, ["documents"])
     paths = shards(source, "documents")
     limits = _survey(paths, config)
     jobs = [SplitJob(index, path, tuple(limits.items()), config.seed, output) for index, path in enumerate(paths)]
-    counts = run_shards(split_shard, jobs, output, "split", workers or workers_for(source))
+    counts = run_shards(split_shard, jobs, output, "split", pool, is_small(source))
     heldout = {name.removeprefix("heldout "): n for name, n in counts.notes.items() if name.startswith("heldout ")}
     return seal(output, counts, {"heldout_documents": heldout, "heldout_limits": limits})
 

@@ -34,7 +34,8 @@ from codeflow.core.storage import write_text
 from codeflow.core.types import Task
 from codeflow.corpus.git_files import blob_reader
 from codeflow.corpus.git_repository import Repository, fingerprint, locate
-from codeflow.execute.local import run_shards
+from codeflow.execute.local import LocalPool
+from codeflow.execute.shards import run_shards
 from codeflow.sandbox.local import probe
 from codeflow.solve.repository import environment as environments
 from codeflow.solve.repository.candidates import Candidate, candidates, described, nearest_version, texts, tree_id
@@ -120,7 +121,7 @@ def run(config: MineConfig, inputs: Mapping[str, Path], output: Path, workers: i
         label = (
             f"{repository.name}: {len(found):,} tasks, proving candidates {n_proved - len(jobs) + 1:,} to {n_proved:,}"
         )
-        counts = counts + run_shards(prove, jobs, output, label, workers)
+        counts = counts + run_shards(prove, jobs, output, label, LocalPool(workers))
         found += [_read(job) for job in jobs if _path(job).exists()]
     if not n_proved:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in dropped.most_common()) or "it has no commits"
