@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codeflow.model.compiled_step import RowStep
 from codeflow.model.decode import Decoder
 from codeflow.model.kv_cache import BLOCK_TOKENS
 from tests.model.shapes import changed, make_ids, make_model
@@ -38,6 +39,21 @@ def test_decoding_equals_the_forward_pass(config, chunks: tuple[int, ...], compi
     assert _relative(torch.cat(logits, 1), exact[:, 5:]) < 5e-6
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize("config", [DENSE, *WINDOWS[:4], DEEP], ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
+@torch.no_grad()
+def test_a_decoder_of_one_row(config, dtype: torch.dtype, tolerance: float) -> None:
+    """It multiplies in compiled functions, on the model's own weights; a step of several tokens does not."""
+    model, ids = make_model(config, dtype), make_ids(1, LENGTH)
+    exact = model.logits(model(ids)).float()
+    decoder = Decoder(model, LENGTH, n_rows=1)
+    assert isinstance(decoder._step, RowStep)
+    logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
+    for at, end in [(6, 7), (7, 8), (8, 11), *((at, at + 1) for at in range(11, LENGTH))]:
+        logits.append(decoder.extend(ids[:, at:end]))
+    assert _relative(torch.cat(logits, 1), exact[:, 5:]) < tolerance
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("config", [DENSE, *WINDOWS[:4], DEEP], ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
 @torch.no_grad()
@@ -58,17 +74,21 @@ def test_ragged_rows_equal_rows_alone(config, compiled: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
-    """Not by one bit, where weights are packed: whatever else is decoded, in any order, over any blocks."""
+    """Not by one bit, where weights are packed: whatever else is decoded, in any order, over any blocks.
+
+    Both read all prompts together, for how attention is cut into products decides the last bits of what is read.
+    """
     model, ids = make_model(changed(loop_num=2, hidden_size=48, intermediate_size=80), dtype), make_ids(9, LENGTH)
     many = Decoder(model, LENGTH, n_rows=9)
-    rows = many.cache.open(many.read([row[: 3 + i] for i, row in enumerate(ids.tolist())]), [LENGTH] * 9)
-    alone = Decoder(model, LENGTH, n_rows=1)
-    alone.prefill([ids[4, :7].tolist()])
+    prompts = [row[: 3 + i] for i, row in enumerate(ids.tolist())]
+    rows = many.cache.open(many.read(prompts), [LENGTH] * 9)
+    alone = Decoder(model, LENGTH, n_rows=9)
+    (row,) = alone.cache.open(alone.read(prompts)[4:5], [LENGTH])
     for step in range(8):
         group = rows[:: -1 if step % 2 else 1]
         new = torch.stack([ids[rows.index(row), 3 + rows.index(row) + step] for row in group])[:, None]
         together = many.step(group, new)[group.index(rows[4]), 0]
-        assert torch.equal(together, alone.extend(ids[4:5, 7 + step : 8 + step])[0, 0])
+        assert torch.equal(together, alone.step([row], ids[4:5, 7 + step : 8 + step])[0, 0])
 
 
 @torch.no_grad()

@@ -20,7 +20,12 @@ def compilable(tensor: Tensor) -> bool:
 
 def compiling_pays(tensor: Tensor) -> bool:
     """True where one compiled pass over such a tensor is quicker than torch's passes."""
-    return compilable(tensor) and torch.get_num_threads() <= _MOST_THREADS and tensor.numel() >= _LEAST_ELEMENTS
+    return compilable(tensor) and few_threads() and tensor.numel() >= _LEAST_ELEMENTS
+
+
+def few_threads() -> bool:
+    """True where torch has so few threads that one compiled pass over large tensors is quicker than its passes."""
+    return torch.get_num_threads() <= _MOST_THREADS
 
 
 def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -33,3 +38,10 @@ def compiled_functions() -> Any:
     from codeflow.kernels import compiled
 
     return compiled
+
+
+def compiled_row_functions() -> Any:
+    """Return `kernels.compiled_row`, imported when it is first used."""
+    from codeflow.kernels import compiled_row
+
+    return compiled_row

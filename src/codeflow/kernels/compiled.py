@@ -217,7 +217,36 @@ def _store(qkv, n_heads, group, turn, key, value):
     _turned(qkv, (n_heads + group) * size, turn, np.float32(1.0), key)
     begin = (n_heads + n_groups + group) * size
     for d in range(size):
-        value[d] = qkv[begin + d]
+        value[d] = _stored(_wide(qkv[begin + d]), value[d])
+
+
+@_compiled
+def split_heads(qkv, turns, n_tokens, q, k, v):
+    """Write rotated queries q (N, H, D) and keys k (N, G, D), and values v (N, G, D), of qkv (N, (H + 2 G) D).
+
+    Row i stands at position i % n_tokens of `turns` (positions, 2, D / 2).
+    """
+    n_heads, n_groups, size = q.shape[1], k.shape[1], q.shape[2]
+    for i in range(qkv.shape[0]):
+        turn = turns[i % n_tokens]
+        for head in range(n_heads):
+            _turned(qkv[i], head * size, turn, np.float32(1.0), q[i, head])
+        for group in range(n_groups):
+            _store(qkv[i], n_heads, group, turn, k[i, group], v[i, group])
+
+
+@_compiled
+def fill(k, v, blocks, n_tokens, lengths, keys, values):
+    """Store keys and values k, v (B * n_tokens, G, D) of prompts of `lengths` (B,) in `blocks` (B, ...) of a cache.
+
+    keys and values (N, G, T, D); what lies behind a prompt's length is left out.
+    """
+    block_tokens = keys.shape[2]
+    for b in range(lengths.shape[0]):
+        for t in range(lengths[b]):
+            block, slot, i = blocks[b, t // block_tokens], t % block_tokens, b * n_tokens + t
+            keys[block, :, slot] = k[i]
+            values[block, :, slot] = v[i]
 
 
 @numba.njit(fastmath=_FAST)

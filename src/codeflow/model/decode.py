@@ -1,11 +1,11 @@
 """Running a model over a KV cache: prompts are read whole, then rows of any lengths go on by one or more tokens.
 
-Equal to the whole forward pass to rounding. Two forms of a step: torch operations, for any device, dtype and number of
-tokens; and compiled functions between the matrix products (`kernels.compiled`) for one token per row on the CPU in
-fp32 and bf16, where the number of calls decides. The latter keeps its residual stream in fp32.
+Equal to the whole forward pass to rounding. Two forms: torch operations, for any device, dtype and number of tokens;
+and, on the CPU in fp32 and bf16, where the number of calls decides, compiled functions for prompts and for one token
+per row (`compiled_step`). The latter keep their residual stream in fp32.
 
-Products are made with packed weights where oneDNN is at hand: faster, and a row's result does not depend on the rows
-beside it.
+Products are made with packed weights where oneDNN is at hand: faster, and a row's step does not depend on the rows
+beside it. A decoder of a single row makes them itself, on the weights where they lie.
 
 Legend: B rows, T new tokens, C hidden size, H = G * R query heads, G key/value heads, D head dim, S slots, V words,
 W ring size.
@@ -13,8 +13,7 @@ W ring size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,41 +21,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
 
-from codeflow.kernels.arrays import as_array, compilable, compiled_functions
+from codeflow.kernels.arrays import as_array, compilable, compiled_functions, few_threads
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block
+from codeflow.model.compiled_step import LayerProducts, Place, Product, RowsStep, RowStep
 from codeflow.model.kv_cache import BLOCK_TOKENS, KeyValueCache, Prompt, blocks_of
 from codeflow.model.looped import LoopCoder
 from codeflow.model.rope import rotate, rotation
 
 _COPIED_BYTES = 1 << 30  # copies of the projections are made for models whose blocks are smaller than this
+_ROW_THREADS = 2  # with more, torch's products are quicker for one row than a compiled pass, which has one thread
 _PACK_ROWS = 32  # one number for all weights: the layout, and so the order of a sum, must not depend on the batch
 
-Product = Callable[[Tensor], Tensor]
-Place = tuple[int, int]  # loop, layer
 
-
-@dataclass(frozen=True)
-class _Layer:
-    """A block and its products; projections of one input are joined."""
-
-    block: Block
-    qkv: Product
-    output: Product
-    gate_up: Product
-    down: Product
-
-    @staticmethod
-    def of(block: Block, copy: bool) -> _Layer:
-        attention, mlp = block.self_attn, block.mlp
-        return _Layer(
-            block,
-            _product(copy, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
-            _product(copy, attention.o_proj.weight),
-            _product(copy, mlp.gate_proj.weight, mlp.up_proj.weight),
-            _product(copy, mlp.down_proj.weight),
-        )
+def _products_of(block: Block, copy: bool) -> LayerProducts:
+    attention, mlp = block.self_attn, block.mlp
+    return LayerProducts(
+        _product(copy, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+        _product(copy, attention.o_proj.weight),
+        _product(copy, mlp.gate_proj.weight, mlp.up_proj.weight),
+        _product(copy, mlp.down_proj.weight),
+    )
 
 
 class Decoder:
@@ -81,14 +67,17 @@ class Decoder:
         weight = model.embed_tokens.weight
         self.compiled = compilable(weight) and compiled is not False
         blocks = [block for block in model.layers if isinstance(block, Block)]
-        copy = sum(weight.nbytes for block in blocks for weight in block.parameters()) < _COPIED_BYTES
-        self.layers = [_Layer.of(block, copy) for block in blocks]
+        alone = self.compiled and n_rows == 1 and torch.get_num_threads() <= _ROW_THREADS
+        size = sum(weight.nbytes for block in blocks for weight in block.parameters())
+        copy = not alone and size < _COPIED_BYTES
+        self.blocks, self.layers = blocks, [_products_of(block, copy) for block in blocks]
         self.head = _product(copy, model.lm_head.weight)
         # A prompt's last block is there twice, its own and that of the row behind it, until the prompt is released.
         pool = n_rows * (blocks_of(row_tokens) + 1) * BLOCK_TOKENS if pool_tokens is None else pool_tokens
         self.cache = KeyValueCache(model.config, n_rows, row_tokens, pool, weight)
         self._rows: list[int] = []
-        self._step = _CompiledStep(self, row_tokens) if self.compiled else None
+        step = RowStep if alone else RowsStep
+        self._step = step(model, self.cache, row_tokens) if self.compiled else None
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
@@ -99,7 +88,10 @@ class Decoder:
         ids = torch.tensor([[*prompt, *[0] * (max(lengths) - len(prompt))] for prompt in prompts], device=device)
         blocks = [cache.take(length) for length in lengths]
         reading = _Reading(self, lengths, blocks)
-        hidden = self._run(ids, torch.arange(ids.shape[1], device=device)[None], reading)
+        if self._step is not None and few_threads():
+            hidden = self._step.read(self.layers, ids, reading)
+        else:
+            hidden = self._run(ids, torch.arange(ids.shape[1], device=device)[None], reading)
         last = hidden[torch.arange(len(prompts), device=device), torch.tensor(lengths, device=device) - 1]
         logits = self._logits(last)
         return [
@@ -113,7 +105,7 @@ class Decoder:
         where = np.array(rows, np.int32)
         n_new = ids.shape[1]
         if self._step is not None and n_new == 1:
-            logits = self._step(self, where, ids[:, 0])[:, None]
+            logits = self._step(self.layers, self.head, where, ids[:, 0])[:, None]
         else:
             extending = _Extending(self, where, n_new)
             logits = self._logits(self._run(ids, extending.positions, extending))
@@ -145,18 +137,18 @@ class Decoder:
         turn = rotation(positions, config.head_dim, config.rope_theta, x.dtype)
         for loop in range(config.loop_num):
             scale = self.model.second_pass_scale if loop else 1.0
-            for index, layer in enumerate(self.layers):
-                qkv = layer.qkv(layer.block.input_layernorm(x)).unflatten(-1, (-1, config.head_dim))
+            for index, (block, layer) in enumerate(zip(self.blocks, self.layers, strict=True)):
+                qkv = layer.qkv(block.input_layernorm(x)).unflatten(-1, (-1, config.head_dim))
                 q, k, v = qkv.split([heads, groups, groups], dim=-2)
                 mixed = attention((loop, index), rotate(q, turn), (rotate(k, turn), v))
                 x = x + _scaled(layer.output(mixed.flatten(-2)), scale)
-                gate, up = layer.gate_up(layer.block.post_attention_layernorm(x)).chunk(2, dim=-1)
+                gate, up = layer.gate_up(block.post_attention_layernorm(x)).chunk(2, dim=-1)
                 x = x + _scaled(layer.down(silu(gate) * up), scale)
         return self.model.norm(x)
 
     def gate(self, layer: int, q: Tensor) -> Tensor:
         """Return the gate logits (B, T, H) of a later loop."""
-        gates = self.layers[layer].block.gate_projection
+        gates = self.blocks[layer].gate_projection
         assert gates is not None, "a later loop needs gates"
         return gates(q)
 
@@ -167,13 +159,10 @@ class _Reading:
     def __init__(self, decoder: Decoder, lengths: Sequence[int], blocks: Sequence[tuple[int, ...]]) -> None:
         self.decoder, cache = decoder, decoder.cache
         device = cache.pool.device
-        longest, window = max(lengths), cache.window
         count = torch.tensor(lengths, device=device)[:, None]
-        here = torch.arange(longest, device=device)
-        self.kept = here < count  # (B, T)
+        longest, window = max(lengths), cache.window
         table = torch.tensor([[*own, *[0] * (blocks_of(longest) - len(own))] for own in blocks], device=device)
-        slots = here.expand_as(self.kept)
-        self.places = table[:, here // BLOCK_TOKENS][self.kept], (slots % BLOCK_TOKENS)[self.kept]
+        self.lengths, self.table = count, table
         # Of the positions that share a ring slot the last one stays; slots never filled are never read.
         self.recent = (_ring_positions(count, window)).clamp(min=0)
         shape = cache.rings.shape
@@ -185,14 +174,27 @@ class _Reading:
         model = self.decoder.model
         if loop == 0:
             self.first.append(kv)
-            keys, values = (x[self.kept] for x in kv)
-            self.decoder.cache.put(layer, self.places, keys, values)
+            self._keep(layer, kv)
             return causal_attention(q, *kv, None, model.backend)
         rows = torch.arange(q.shape[0], device=q.device)[:, None]
         for kind, x in enumerate(kv):
             self.rings[kind, loop - 1, layer] = x[rows, self.recent].transpose(1, 2)
         window = self.decoder.config.loop_window_size
         return gated_attention(q, self.first[layer], kv, self.decoder.gate(layer, q), None, window, model.backend)
+
+    def _keep(self, layer: int, kv: KeyValue) -> None:
+        """Store the keys and values of the first loop in the prompts' blocks; not those of what fills them up."""
+        cache, n_tokens = self.decoder.cache, kv[0].shape[1]
+        if self.decoder.compiled:
+            flat = (as_array(x.flatten(0, 1)) for x in kv)
+            pools = (as_array(pool[layer]) for pool in cache.pool)
+            compiled_functions().fill(*flat, self.table.numpy(), n_tokens, self.lengths[:, 0].numpy(), *pools)
+            return
+        here = torch.arange(n_tokens, device=self.table.device)
+        kept = here < self.lengths  # (B, T)
+        slots = (here % BLOCK_TOKENS).expand_as(kept)
+        keys, values = (x[kept] for x in kv)
+        cache.put(layer, (self.table[:, here // BLOCK_TOKENS][kept], slots[kept]), keys, values)
 
 
 class _Extending:
@@ -234,78 +236,6 @@ class _Extending:
         near = _attend(q, both[0], both[1], self.local_bias)
         gate = self.decoder.gate(layer, q).to(torch.promote_types(q.dtype, torch.float32)).sigmoid()[..., None]
         return torch.lerp(near.to(gate.dtype), wide.to(gate.dtype), gate).to(q.dtype)
-
-
-class _CompiledStep:
-    """One token per row with compiled functions between the products.
-
-    The decoder comes with each call: two that hold each other would keep the cache until the next collection.
-    """
-
-    def __init__(self, decoder: Decoder, row_tokens: int) -> None:
-        self.kernels = compiled_functions()
-        config, cache = decoder.config, decoder.cache
-        model = decoder.model
-        dtype = model.embed_tokens.weight.dtype
-        turn = rotation(torch.arange(row_tokens)[None], config.head_dim, config.rope_theta, dtype)
-        self.turns = torch.stack([part[0, :, 0] for part in turn], dim=1).float().numpy()  # (positions, 2, D / 2)
-        blocks = [layer.block for layer in decoder.layers]
-        self.norms = [
-            [block.input_layernorm.weight.float().numpy(), block.post_attention_layernorm.weight.float().numpy()]
-            for block in blocks
-        ]
-        self.final_norm = model.norm.weight.float().numpy()
-        self.gates = [
-            None if gate is None else (gate.weight.float().numpy(), gate.bias.float().numpy())
-            for gate in (block.gate_projection for block in blocks)
-        ]
-        self.first = [(as_array(cache.pool[0, i]), as_array(cache.pool[1, i])) for i in range(len(blocks))]
-        self.later = [
-            [(as_array(cache.rings[0, loop, i]), as_array(cache.rings[1, loop, i])) for i in range(len(blocks))]
-            for loop in range(config.loop_num - 1)
-        ]
-        self._buffers: dict[int, list[tuple[Tensor, Any]]] = {}
-
-    def __call__(self, decoder: Decoder, rows: np.ndarray[Any, Any], ids: Tensor) -> Tensor:
-        """Return the logits (B, V) fp32 behind ids (B,)."""
-        kernels = self.kernels
-        config, cache, epsilon = decoder.config, decoder.cache, decoder.config.rms_norm_eps
-        (normed, normed_array), (mixed, mixed_array), (grown, grown_array) = self._scratch(decoder, len(rows))
-        x = embedding(ids, decoder.model.embed_tokens.weight).float().numpy()
-        kernels.norm(x, self.norms[0][0], epsilon, normed_array)
-        for loop in range(config.loop_num):
-            scale = decoder.model.second_pass_scale if loop else 1.0
-            for index, layer in enumerate(decoder.layers):
-                qkv = as_array(layer.qkv(normed))
-                common = (qkv, self.turns, (rows, cache.lengths, cache.table))
-                if loop == 0:
-                    kernels.attend(*common, self.first[index], config.num_attention_heads, mixed_array)
-                else:
-                    ring, gate = self.later[loop - 1][index], self.gates[index]
-                    kernels.attend_gated(*common, self.first[index], ring, gate, mixed_array)
-                branch = as_array(layer.output(mixed))
-                kernels.add_norm(x, branch, scale, self.norms[index][1], epsilon, normed_array)
-                kernels.swiglu(as_array(layer.gate_up(normed)), grown_array)
-                branch = as_array(layer.down(grown))
-                last = index + 1 == len(decoder.layers)
-                done = last and loop + 1 == config.loop_num
-                after = self.final_norm if done else self.norms[0 if last else index + 1][0]
-                kernels.add_norm(x, branch, scale, after, epsilon, normed_array)
-        return decoder.head(normed).float()
-
-    def _scratch(self, decoder: Decoder, n_rows: int) -> list[tuple[Tensor, Any]]:
-        """Return the inputs of the products for `n_rows` rows, as tensors and as arrays."""
-        if n_rows not in self._buffers:
-            config = decoder.config
-            sizes = (
-                config.hidden_size,
-                config.num_attention_heads * config.head_dim,
-                config.intermediate_size,
-            )
-            like = decoder.model.embed_tokens.weight
-            made = [torch.zeros((n_rows, size), dtype=like.dtype) for size in sizes]
-            self._buffers[n_rows] = [(tensor, as_array(tensor)) for tensor in made]
-        return self._buffers[n_rows]
 
 
 def _product(copy: bool, *weights: Tensor) -> Product:
