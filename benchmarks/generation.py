@@ -101,7 +101,7 @@ def make_products(model: LoopCoder, n_rows: int, n_head_rows: int, packed: bool)
     last = torch.ones(n_head_rows, config.hidden_size, dtype=dtype)
     products: list[Callable[[], Tensor]] = []
     if packed:
-        decoder = Decoder(model, 32, n_rows=1)
+        decoder = Decoder(model, 32, n_rows=2)  # one row alone would not pack
         for layer in decoder.layers:
             products += [partial(layer.qkv, x), partial(layer.output, mixed)]
             products += [partial(layer.gate_up, x), partial(layer.down, grown)]
