@@ -77,20 +77,30 @@ def _finish(x, weights, norm_weight, epsilon, scale, scratch):
 
 
 @_compiled
-def block(x, weights, norms, epsilon, where, turns, first, scratch):
+def block(x, layer, epsilon, place, first, scratch):
     """Run one block of the first loop on the residual stream x (1, C) fp32, in place.
 
-    `weights` are those of q, k, v, o, gate, up and down, each (O, I); `norms` the two norms' (C,). `where`, `turns` and
-    `first` are as in `attend`. `scratch`, all fp32: (1, C), (1, (H + 2 G) D), (1, H D), (1, C), (1, 2 F), (1, F).
+    `layer` is (weights, norms): weights of q, k, v, o, gate, up and down, each (O, I), and the two norms' (C,). `place`
+    is (turns, where), which like `first` are as in `attend`. `scratch`, all fp32: (1, C), (1, (H + 2 G) D), (1, H D),
+    (1, C), (1, 2 F), (1, F).
     """
+    weights, norms = layer
+    turns, where = place
     _project(x, weights, norms[0], epsilon, scratch)
     attend(scratch[1], turns, where, first, weights[0].shape[0] // first[0].shape[3], scratch[2])
     _finish(x, weights, norms[1], epsilon, 1.0, scratch)
 
 
 @_compiled
-def block_gated(x, weights, norms, epsilon, scale, where, turns, first, ring, gate, scratch):
-    """Run one block of a later loop: as `block`, with `ring` and `gate` as in `attend_gated`, branches times scale."""
+def block_gated(x, layer, numbers, place, first, later, scratch):
+    """Run one block of a later loop: as `block`; `numbers` are epsilon and the scale of its branches.
+
+    `later` is (ring, gate), as in `attend_gated`.
+    """
+    weights, norms = layer
+    epsilon, scale = numbers
+    turns, where = place
+    ring, gate = later
     _project(x, weights, norms[0], epsilon, scratch)
     attend_gated(scratch[1], turns, where, first, ring, gate, scratch[2])
     _finish(x, weights, norms[1], epsilon, scale, scratch)

@@ -156,9 +156,9 @@ class RowStep(_Passes):
         super().__init__(model, cache, row_tokens)
         config = self.config
         self.row_kernels = compiled_row_functions()
-        self.weights = [
-            tuple(as_array(part.weight.detach()) for part in (*_projections(block), *_mlp(block)))
-            for block in self.blocks
+        self.layers = [
+            (tuple(as_array(part.weight.detach()) for part in (*_projections(block), *_mlp(block))), norms)
+            for block, norms in zip(self.blocks, self.norms, strict=True)
         ]
         self.table, self.head = (as_array(part.weight.detach()) for part in (model.embed_tokens, model.lm_head))
         heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -170,16 +170,16 @@ class RowStep(_Passes):
     def __call__(self, layers: Sequence[LayerProducts], head: Product, rows: Rows, ids: Tensor) -> Tensor:
         """Return the logits (1, V) fp32 behind ids (1,); the torch products are not used."""
         kernels, cache, x, epsilon = self.row_kernels, self.cache, self.x, self.config.rms_norm_eps
-        where = (rows, cache.lengths, cache.table)
+        place = self.turns, (rows, cache.lengths, cache.table)
         kernels.embed(self.table, int(ids), x)
         for loop in range(self.config.loop_num):
-            for index, (weights, norms) in enumerate(zip(self.weights, self.norms, strict=True)):
-                common = (where, self.turns, self.first[index])
+            numbers = epsilon, float(self.model.second_pass_scale)
+            for index, layer in enumerate(self.layers):
                 if loop == 0:
-                    kernels.block(x, weights, norms, epsilon, *common, self.scratch)
+                    kernels.block(x, layer, epsilon, place, self.first[index], self.scratch)
                 else:
-                    scale, ring, gate = self.model.second_pass_scale, self.later[loop - 1][index], self.gates[index]
-                    kernels.block_gated(x, weights, norms, epsilon, float(scale), *common, ring, gate, self.scratch)
+                    later = self.later[loop - 1][index], self.gates[index]
+                    kernels.block_gated(x, layer, numbers, place, self.first[index], later, self.scratch)
         logits = np.empty((1, self.head.shape[0]), np.float32)
         kernels.logits(x, self.final_norm, epsilon, self.head, self.scratch[0], logits)
         return torch.from_numpy(logits)
