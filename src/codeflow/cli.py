@@ -230,13 +230,19 @@ def plan(
     name: Annotated[str, typer.Argument(help="7b, 14b, 40b, loop_40b, a recipe, or a model directory.")],
     overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(help="Devices; the product of the axes if not given.")] = None,
-    parallel: Annotated[str | None, typer.Option(help="Axes: data, fsdp, cp, tp, as in fsdp=8,tp=8.")] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Axes: data, fsdp, cp, tp, as in fsdp=8,tp=8; the fastest that fits if not given."),
+    ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of a row.")] = None,
     hardware: Annotated[str | None, typer.Option(help="h100, h200, a100 or cpu (one core).")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="FIELD=VALUE", help="E.g. tokens=2e12, mfu=0.4, matrices=muon."),
     ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Build, shard and step the model as one rank, on tensors without data.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a training run needs: memory by part, operations, traffic, time and MFU. Nothing is started.
@@ -247,6 +253,8 @@ def plan(
 
         codeflow plan 14b --parallel fsdp=64 --hardware h200 -s micro_rows=2 -s step_tokens=4194304
 
+        codeflow plan loop_40b --gpus 512 --context 131072 --simulate
+
         codeflow plan tiny train.general.batch_rows=16
 
     Settings: micro_rows (1), step_tokens, tokens (1e12), precision (bf16), matrices (adamw), mfu,
@@ -256,7 +264,7 @@ def plan(
     from codeflow.recipes.planning import PlanRequest, print_plans
 
     given = {"gpus": gpus, "parallel": parallel, "context_tokens": context, "hardware": hardware}
-    request = apply_overrides(PlanRequest(), settings or [])
+    request = apply_overrides(PlanRequest(simulate=simulate), settings or [])
     kept = {key: value for key, value in given.items() if value is not None}
     print_plans(name, request.model_copy(update=kept), overrides or [], as_json)
 

@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
 from codeflow.parallel.place import place
 from codeflow.parallel.plan import PlanConfig
+from codeflow.parallel.traced import Sent, local_bytes
 from codeflow.train.config import OptimizerConfig
 from codeflow.train.loop import Trainee, train_step
 from codeflow.train.losses import NextToken, Objective, TensorBatch
 from codeflow.train.optimizer import Optimizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-class Sent(TorchDispatchMode):
-    """Counts the bytes that this rank sends: point to point, and in the collectives of each group as a ring would."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_bytes: dict[str | tuple[int, ...], float] = defaultdict(float)  # by "send" or the group's ranks
-        self.n_calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        name = str(func).removeprefix("c10d.").removesuffix(".default")
-        if name in _FACTORS:
-            whole = {"_allgather_base_": 0, "_reduce_scatter_base_": 1}.get(name)
-            tensors = args[0] if whole is None else [args[whole]]
-            group = next(dist.ProcessGroup.unbox(x) for x in args if isinstance(x, torch.ScriptObject))
-            n_bytes = sum(tensor.nbytes for tensor in tensors) * _FACTORS[name]
-            if name == "send":
-                self.n_bytes[name] += n_bytes
-            else:
-                ranks = tuple(dist.get_process_group_ranks(group))
-                self.n_bytes[ranks] += n_bytes * (len(ranks) - 1) / len(ranks)
-            self.n_calls[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-_FACTORS = {"_allgather_base_": 1, "_reduce_scatter_base_": 1, "allreduce_": 2, "send": 1}
 
 
 def ones(n_rows: int, length: int) -> TensorBatch:
@@ -65,14 +34,7 @@ def sent_by_axis(plan: PlanConfig, config: MeshConfig) -> dict[str, float]:
         place(model, objective, model.layers, here.mesh, DTYPES[plan.precision], config)
         with Sent() as sent:
             objective(ones(plan.micro_rows, plan.context_tokens).part(here.own_part), 1.0).backward()
-        tensor = tuple(dist.get_process_group_ranks(here.mesh["tensor"].get_group()))
-        found = {"cp": sent.n_bytes.pop("send", 0.0), "tp": sent.n_bytes.pop(tensor, 0.0)}
-    return {**found, "fsdp": sum(sent.n_bytes.values())}
-
-
-def local_bytes(tensors: Any) -> int:
-    """Return the bytes of this rank's parts."""
-    return sum(getattr(tensor, "_local_tensor", tensor).nbytes for tensor in tensors)
+        return dict(sent.by_axis(here.mesh))
 
 
 def kept_bytes(model: LoopCoder, ids: Tensor, checkpoint_blocks: bool) -> int:
@@ -116,8 +78,8 @@ def measured(plan: PlanConfig) -> dict[str, float]:
             objective(batch, 1.0).backward()
         placed.collect()
         found = {
-            "masters (fp32)": local_bytes(placed.masters.values()),
-            "optimizer state (fp32)": local_bytes(optimizer.tensors().values()),
+            "masters (fp32)": local_bytes(list(placed.masters.values())),
+            "optimizer state (fp32)": local_bytes(list(optimizer.tensors().values())),
             "gradients (fp32)": local_bytes(optimizer.gradients()),
             "sent": sum(sent.n_bytes.values()),
         }

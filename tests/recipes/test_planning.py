@@ -46,3 +46,24 @@ def test_tables_say_what_a_rank_holds(capsys: pytest.CaptureFixture[str]) -> Non
 def test_names_that_are_nothing() -> None:
     with pytest.raises(UserError, match=r"'40c' is no published shape, recipe or model directory; did you mean '40b'"):
         plans("40c", PlanRequest())
+
+
+def test_devices_alone_are_laid_out() -> None:
+    config, plan = plans("loop_40b", PlanRequest(gpus=512, context_tokens=131072))["loop_40b"]
+    assert config.layout.n_ranks == 512
+    assert plan.fits
+    with pytest.raises(UserError, match="no layout of gpus=2 on h100"):
+        plans("loop_40b", PlanRequest(gpus=2))
+
+
+def test_a_simulated_step_stands_beside_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    request = PlanRequest(parallel="fsdp=4,cp=2,tp=2", context_tokens=256, simulate=True)
+    fields = ["num_hidden_layers=2", "hidden_size=64", "intermediate_size=128", "vocab_size=512", "head_dim=16"]
+    print_plans("loop_40b", request, fields, as_json=False)
+    text = capsys.readouterr().out
+    for words in ("rank 0 of 16", "peak of the passes", "sent, tp", "simulated", "send 2", "step without data"):
+        assert words in text
+    print_plans("loop_40b", request, fields, as_json=True)
+    tree = json.loads(capsys.readouterr().out)["loop_40b"]
+    assert tree["simulated"]["sent"]["tp"] == pytest.approx(tree["traffic"]["tp"], rel=0.05)
+    assert tree["simulated"]["peak"] > tree["simulated"]["at_rest"]

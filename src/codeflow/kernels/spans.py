@@ -14,6 +14,7 @@ dim. Queries come scaled by 1 / sqrt(D) as (B, G, C, R, D), keys and values as (
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,19 @@ from codeflow.kernels.documents import Documents
 
 _TILE = 128  # positions of queries whose scores exist at one time
 _LOWEST_SCORE = -1e30  # finite, so that a tile without visible keys gives no NaN
+_making_products = [True]
+
+
+@contextmanager
+def without_products() -> Iterator[None]:
+    """Leave the products of all tiles out while the block runs: for steps on tensors without data, which hold and send
+    what they otherwise would.
+    """
+    _making_products.append(False)
+    try:
+        yield
+    finally:
+        _making_products.pop()
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class Sight:
     def tiles(self, first_key: int, n_keys: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
         """Return the parts of a span that are seen: queries, keys, and which pairs (B or 1, c, k); None means all."""
         n_queries, device = self.lowest.shape[1], self.lowest.device
+        if not _making_products[-1]:
+            return
         for begin, (low, high) in zip(range(0, n_queries, _TILE), self.ranges, strict=True):
             end = min(begin + _TILE, n_queries)
             start = max(low, first_key)

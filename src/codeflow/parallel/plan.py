@@ -324,14 +324,7 @@ def make_plan(plan: PlanConfig) -> Plan:
     n_rows = plan.n_passes * layout.n_groups * plan.micro_rows
     flops = n_rows * training_flops(plan.model, plan.context_tokens)
     sent = traffic(plan)
-    if plan.mfu is None:
-        computed = n_rows * training_flops(plan.model, plan.context_tokens, recomputed=plan.checkpoint_blocks)
-        products = computed / (peak * hardware.efficiency)
-        inner = layout.tp * layout.cp
-        gathers = sent.fsdp / _bandwidth(hardware, inner * layout.fsdp) + sent.cp / _bandwidth(hardware, inner)
-        seconds = max(products, gathers) + sent.tp / _bandwidth(hardware, layout.tp) + sent.data / hardware.network
-    else:
-        seconds = flops / (peak * plan.mfu)
+    seconds = step_seconds(plan, sent) if plan.mfu is None else flops / (peak * plan.mfu)
     parts, step_tokens = memory(plan), plan.n_passes * plan.pass_tokens
     return Plan(
         parts=parts,
@@ -345,6 +338,17 @@ def make_plan(plan: PlanConfig) -> Plan:
         traffic=sent,
         cache_bytes_per_sequence=cache_bytes(plan.model, plan.context_tokens).total,
     )
+
+
+def step_seconds(plan: PlanConfig, sent: Traffic) -> float:
+    """Return the estimated time of an update in which a rank sends so much."""
+    hardware, layout = HARDWARE[plan.hardware], plan.layout
+    n_rows = plan.n_passes * layout.n_groups * plan.micro_rows
+    computed = n_rows * training_flops(plan.model, plan.context_tokens, recomputed=plan.checkpoint_blocks)
+    products = computed / (hardware.peak[plan.precision] * plan.gpus * hardware.efficiency)
+    inner = layout.tp * layout.cp
+    gathers = sent.fsdp / _bandwidth(hardware, inner * layout.fsdp) + sent.cp / _bandwidth(hardware, inner)
+    return max(products, gathers) + sent.tp / _bandwidth(hardware, layout.tp) + sent.data / hardware.network
 
 
 def _bandwidth(hardware: Hardware, span: int) -> float:

@@ -13,7 +13,8 @@ from codeflow.core.errors import UserError, suggest
 from codeflow.execute.chain import Stage, resolve
 from codeflow.model.config import PRESETS, ModelConfig, preset
 from codeflow.model.flops import count_parameters
-from codeflow.parallel.plan import Layout, Plan, PlanConfig, make_plan, parse_layout
+from codeflow.parallel.layouts import fastest
+from codeflow.parallel.plan import Layout, Plan, PlanConfig, Traffic, make_plan, parse_layout, step_seconds
 from codeflow.recipes.runner import recipes
 from codeflow.tokens.pack import PackConfig
 from codeflow.train.config import TrainConfig
@@ -36,6 +37,7 @@ class PlanRequest(Config):
     matrices: str | None = None
     mfu: float | None = None
     checkpoint_blocks: bool | None = None
+    simulate: bool = False
 
 
 def plans(name: str, request: PlanRequest, overrides: Sequence[str] = ()) -> dict[str, tuple[PlanConfig, Plan]]:
@@ -46,11 +48,22 @@ def plans(name: str, request: PlanRequest, overrides: Sequence[str] = ()) -> dic
     """
     found: dict[str, tuple[PlanConfig, Plan]] = {}
     for label, fields in _named(name, overrides):
-        tree = fields | request.model_dump(exclude={"parallel"}, exclude_none=True)
-        layout = parse_layout(request.parallel) if request.parallel else Layout()
-        config = validate(PlanConfig, {"gpus": layout.n_ranks, "layout": layout.model_dump()} | tree, label)
+        tree = fields | request.model_dump(exclude={"parallel", "gpus", "simulate"}, exclude_none=True)
+        config = _laid_out(tree, request, label)
         found[label] = (config, make_plan(config))
     return found
+
+
+def _laid_out(tree: Mapping[str, Any], request: PlanRequest, label: str) -> PlanConfig:
+    """Return the plan in the layout that is asked for; in the fastest that fits where only the devices are."""
+    if request.parallel or request.gpus in (None, 1):
+        layout = parse_layout(request.parallel) if request.parallel else Layout()
+        gpus = request.gpus or layout.n_ranks
+        return validate(PlanConfig, {**tree, "gpus": gpus, "layout": layout.model_dump()}, label)
+    any_layout = {"gpus": request.gpus, "layout": {"data": request.gpus}}
+    step_tokens = tree.get("step_tokens")
+    config = validate(PlanConfig, {**tree, **any_layout, "step_tokens": None}, label)
+    return fastest(config.model_copy(update={"step_tokens": step_tokens}))
 
 
 def _named(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -114,6 +127,7 @@ def print_plans(name: str, request: PlanRequest, overrides: Sequence[str], as_js
             label: {"config": config.model_dump(mode="json"), "n_parameters": _n_parameters(config)}
             | asdict(plan)
             | {"fits": plan.fits}
+            | ({"simulated": _simulated(config)} if request.simulate else {})
             for label, (config, plan) in found.items()
         }
         print(json.dumps(trees, indent=2))
@@ -128,6 +142,44 @@ def print_plans(name: str, request: PlanRequest, overrides: Sequence[str], as_js
     else:
         for label, (config, plan) in found.items():
             _print(console, label, config, plan)
+    for label, (config, plan) in found.items() if request.simulate else ():
+        _print_simulation(console, label, config, plan)
+
+
+def _simulated(config: PlanConfig) -> dict[str, Any]:
+    """Return what a rank is found to hold and send in a step without data, and the time estimated from it."""
+    from codeflow.train.simulate import simulate
+
+    trace = simulate(config)
+    sent = Traffic(**{axis: trace.sent[axis] for axis in ("fsdp", "data", "cp", "tp")})
+    seconds = step_seconds(config, sent)
+    return {**asdict(trace), "peak": trace.peak, "step_seconds": seconds}
+
+
+def _print_simulation(console: Any, label: str, config: PlanConfig, plan: Plan) -> None:
+    """What the planner says beside what the code does."""
+    from rich.table import Table
+
+    found, planned = _simulated(config), {part.name: part.n_bytes for part in plan.parts}
+    always = sum(part.n_bytes for part in plan.parts if part.when == "always")
+    during = {when: always + sum(p.n_bytes for p in plan.parts if p.when == when) for when in ("pass", "update")}
+    rows = [
+        ("masters", planned["masters (fp32)"], found["masters"]),
+        ("optimizer state", planned["optimizer state (fp32)"], found["optimizer"]),
+        ("peak of the passes", during["pass"], found["pass_peak"]),
+        ("peak of the update", during["update"], found["update_peak"]),
+        *((f"sent, {axis}", n, found["sent"][axis]) for axis, n in asdict(plan.traffic).items() if n),
+    ]
+    table = Table(f"{label}: rank 0 of {config.gpus}", "planned", "simulated", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, expected, seen in rows:
+        table.add_row(name, _size(expected), _size(seen))
+    table.add_row("time of an update", f"{plan.step_seconds:.3g} s", f"{found['step_seconds']:.3g} s")
+    console.print()
+    console.print(table)
+    calls = ", ".join(f"{name.strip('_')} {n:,}" for name, n in sorted(found["n_calls"].items()))
+    console.print(f"\none step without data in {found['seconds']:.0f} s; {calls or 'nothing sent'}")
 
 
 def _n_parameters(config: PlanConfig) -> int:
