@@ -94,3 +94,10 @@ def test_without_the_baseline_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_without_a_classifier_there_is_no_such_section(tmp_path: Path) -> None:
     assert 'id="quality"' not in make_page(tmp_path, write_run(tmp_path))[0]
+
+
+def test_a_run_that_trained_nothing_has_no_empty_charts(tmp_path: Path) -> None:
+    inputs = {name: path for name, path in write_run(tmp_path).items() if name in ("collect", "clean")}
+    html, _ = make_page(tmp_path, inputs | write_proxies(tmp_path))
+    assert 'id="quality"' in html
+    assert "training" not in html.lower().replace("trained", "")

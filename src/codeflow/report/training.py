@@ -15,8 +15,10 @@ _FINE_TUNING = "sft_"  # phases whose loss is of answers only
 
 
 def training(artifacts: Artifacts) -> Section:
-    """Loss of every phase, throughput and model FLOP utilisation."""
+    """Loss of every phase, throughput and model FLOP utilisation; empty where nothing was trained."""
     checkpoints = gather.phases(artifacts)
+    if not checkpoints:
+        return {}
     rows = {artifact.name: gather.curve(artifact) for artifact in checkpoints}
     flat = [row for steps in rows.values() for row in steps]
     timed = list(enumerate(row for row in flat if "tokens_per_second" in row))
