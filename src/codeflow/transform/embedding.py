@@ -3,7 +3,7 @@
 An encoder is what `module:name` builds when it is called without arguments; it has `encode(texts) -> (n, d) float32`.
 The built-in `HashedWords` needs no model and no download: it hashes the words that identifiers are made of, so
 `openFile` and `file_open` resemble each other, which they do not for BM25 over whole identifiers. A trained encoder
-takes its place by name.
+takes its place by name, as `MINILM` does, whose weights come with a package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BUILT_IN = "codeflow.transform.embedding:HashedWords"
+MINILM = "codeflow.model.sentence_encoder:MiniLM"  # trained; the extra `semantic`
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -81,16 +82,17 @@ class EmbeddingIndex:
         self._encoder = encoder
         vectors = np.asarray(encoder.encode(texts), np.float32)
         self._mean = vectors.mean(axis=0) if len(texts) else np.zeros(0, np.float32)
-        self._vectors = _unit(vectors - self._mean) if len(texts) else vectors
+        self._vectors = unit(vectors - self._mean) if len(texts) else vectors
 
     def scores(self, query: str) -> NDArray[np.float64]:
         """Return the cosine of every text (n,) with `query`."""
         if not len(self._vectors):
             return np.zeros(0)
-        vector = _unit(np.asarray(self._encoder.encode([query]), np.float32) - self._mean)[0]
+        vector = unit(np.asarray(self._encoder.encode([query]), np.float32) - self._mean)[0]
         return (self._vectors @ vector).astype(np.float64)
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return vectors (n, d) scaled to length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, 1e-12)
