@@ -74,7 +74,7 @@ def paths() -> PathsRecipe:
     recipe = tiny()
     return PathsRecipe(
         base=recipe,
-        scores=MicroTasksConfig(asked=recipe.evaluate.micro_tasks),
+        scores=MicroTasksConfig(asked=recipe.evaluate.micro_tasks, dtype=recipe.evaluate.dtype),
         comparison=ComparisonConfig(),
         report=ReportConfig(title="CodeFlow: post-training paths over several seeds"),
     )

@@ -22,6 +22,7 @@ from codeflow.eval.prompts import PromptsConfig
 from codeflow.execute.chain import EVERY_CORE, Stage
 from codeflow.model.config import ModelConfig
 from codeflow.recipes.post import CONTEXTS, Lengths, PostTraining, post_training
+from codeflow.recipes.precision import in_precision, native_precision
 from codeflow.recipes.verbs import VERBS
 from codeflow.report.page import ReportConfig
 from codeflow.solve.config import RolloutConfig
@@ -114,7 +115,7 @@ class TinyRecipe(Config):
 
 
 def tiny() -> TinyRecipe:
-    """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores."""
+    """Return the recipe of `make run`: at most 15 minutes and 6 GiB on two cores that multiply in bf16."""
     lengths = Lengths(
         mid_steps=30,
         sft_steps=305,
@@ -160,7 +161,7 @@ def smoke() -> TinyRecipe:
 
 
 def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTraining) -> TinyRecipe:
-    return TinyRecipe(
+    recipe = TinyRecipe(
         name=name,
         collect=CollectConfig(cap_bytes=cap_bytes, general_cap_bytes=cap_bytes // 4, excluded_packages=LATER_PACKAGES),
         history=HistoryConfig(),
@@ -178,6 +179,7 @@ def _recipe(name: str, cap_bytes: int, steps: tuple[int, int, int], post: PostTr
         evaluate=EvaluateConfig(context_tokens=CONTEXT_TOKENS, documents_per_domain=16, micro_tasks=_chat_tasks()),
         report=ReportConfig(title=f"CodeFlow: the {name} recipe"),
     )
+    return in_precision(recipe, native_precision())
 
 
 def _chat_tasks() -> MicroTaskScoresConfig:
