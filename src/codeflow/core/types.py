@@ -154,6 +154,35 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A piece of an episode. The ids of all turns of one context, joined, are exactly what the model read and wrote."""
+
+    context: int  # after a summary the next one begins
+    role: str  # "prompt" (what was there before the model wrote), "assistant", "tool", "user" or "summary"
+    sampled: bool  # the model wrote it: only these ids carry loss
+    ids: tuple[int, ...]  # with the template's own tokens; () where the server does not tell
+    logprobs: tuple[float, ...]  # of sampled ids, under the model's distribution
+    text: str
+    exit_code: int | None = None  # of a tool's command
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A model's whole work on a task, over many turns, with the verdict on what it left."""
+
+    task_id: str
+    checkpoint: str
+    step: int  # of training; 0 where nothing is being trained
+    sample: int  # number within the task's group
+    turns: tuple[Turn, ...]
+    stop_reason: str  # "submitted", "turns", "seconds", "context", "no call", "infrastructure"
+    patch: str  # of the text files that it changed
+    seconds: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One number about one checkpoint with its interval. `n_faults` infrastructure faults are counted, not scored."""
 

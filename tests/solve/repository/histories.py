@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from codeflow.execute.chain import Stage, make, stage_key
 from codeflow.solve.hidden_tests import pytest_packages
+from codeflow.solve.repository import mine
 
 PYPROJECT = """\
 [project]
@@ -102,3 +104,14 @@ def packages(folder: Path) -> Path:
         else:
             shutil.copy(source, target)
     return folder
+
+
+def make_tasks(config: mine.MineConfig, output: Path) -> None:
+    """Mine tasks in this process."""
+    stage = Stage(output.name, mine.KIND, "tests.solve.repository.histories:run_here", config, {})
+    make(stage, output.parent, stage_key(stage, output.parent))
+
+
+def run_here(config, inputs, output):
+    """Mine with one worker, which is this process."""
+    return mine.run(config, inputs, output, workers=1)

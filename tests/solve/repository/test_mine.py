@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,37 +12,15 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import PROGRESS, read_manifest
 from codeflow.core.types import Task, Verdict
 from codeflow.corpus.git_repository import locate
-from codeflow.execute.chain import Stage, make, stage_key
 from codeflow.sandbox.local import probe
 from codeflow.solve.repository import environment as environments
 from codeflow.solve.repository import mine
 from codeflow.solve.repository.candidates import candidates, described
 from codeflow.solve.repository.tasks import RepositoryTasks
 from codeflow.solve.repository.verdict import RepositoryTask, counts
-from tests.solve.repository.histories import CORE, WITH_SCALE, History, calc, packages
+from tests.solve.repository.histories import CORE, WITH_SCALE, History, make_tasks
 
 pytestmark = pytest.mark.skipif(not probe().backend, reason=probe().problem or "a sandbox works")
-
-
-def make_tasks(config: mine.MineConfig, output: Path) -> None:
-    stage = Stage(output.name, mine.KIND, "tests.solve.repository.test_mine:run_here", config, {})
-    make(stage, output.parent, stage_key(stage, output.parent))
-
-
-def run_here(config, inputs, output):
-    return mine.run(config, inputs, output, workers=1)
-
-
-@pytest.fixture(scope="module")
-def mined(tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
-    """Tasks of the small repository: their folder, the cache, and the commit that makes the one task."""
-    place = tmp_path_factory.mktemp("mined")
-    _, sha = calc(place / "calc")
-    made = environments.Environment(packages(place / "cache" / "environments" / "fixed"), ("pytest==0",))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(environments, "prepare", lambda *_, **__: made)
-        make_tasks(mine.MineConfig(repository=str(place / "calc"), cache=str(place / "cache")), place / "tasks")
-        yield place / "tasks", str(place / "cache"), sha
 
 
 def opened(mined: tuple[Path, str, str]) -> tuple[RepositoryTasks, Task]:

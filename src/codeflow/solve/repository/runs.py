@@ -26,7 +26,7 @@ from codeflow.solve.repository.tree import Exported
 Changes = Mapping[str, bytes | None]  # contents by path; None: the file is not there
 BASE, PACKAGES, METADATA = "/repository", "/packages", "/metadata"
 ROOTS = ("/work/src", "/work", METADATA)
-_DRIVER = Path(__file__).with_name("runs_driver.py").read_text(encoding="utf-8")
+DRIVER = Path(__file__).with_name("runs_driver.py").read_text(encoding="utf-8")
 _ATTEMPTS = 3
 _OUTPUT_BYTES = 16 * MIB
 _STARVED_SHARE, _PATIENCE = 0.5, 4.0
@@ -39,14 +39,13 @@ class Place:
     tree: Exported
     packages: Path
 
-    def policy(self, seed: int = 0, search: bool = False) -> Policy:
-        """Return the sandbox's policy; `seed` is Python's hash seed, `search` lets every Python find the modules.
+    def policy(self, seed: int = 0) -> Policy:
+        """Return the sandbox's policy; `seed` is Python's hash seed.
 
-        A verifier's Python must not: it would look among the repository's files for modules of its own.
+        Python is not told where the repository's modules lie: the driver would look among them for modules of its own.
         """
         mounts = ((self.tree.files, BASE), (self.packages, PACKAGES), (self.tree.metadata, METADATA))
         environment = dict(Policy().environment) | {"PYTHONHASHSEED": str(seed)}
-        environment |= {"PYTHONPATH": ":".join((*ROOTS, PACKAGES))} if search else {}
         return Policy(
             environment=tuple(environment.items()),
             readable=tuple((str(source.resolve()), inside) for source, inside in mounts),
@@ -103,7 +102,7 @@ async def run_tests(place: Place, files: Changes, tests: Sequence[str], wall_sec
                     await sandbox.write(path, content)
             if planted:
                 await sandbox.write(planted, PYTEST_CANARIES.format(name="", **canaries).encode())
-            argv = [*sandbox.python, "-c", _DRIVER]
+            argv = [*sandbox.python, "-c", DRIVER]
             result = await sandbox.exec(argv, stdin=marshal.dumps(job, 4), limits=limits, channel=True)
         starved = result.status is Status.TIME and result.cpu_seconds < limits.wall_seconds * _STARVED_SHARE
         if starved and limits.wall_seconds == wall_seconds:

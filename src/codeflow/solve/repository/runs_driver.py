@@ -1,15 +1,23 @@
-"""Runs inside the sandbox: a fresh copy of a repository, then its tests by pytest. Never imported by the parent.
+"""Runs inside the sandbox: a fresh copy of a repository, then its tests by pytest, or a command of an agent.
 
-The job comes as marshalled data on standard input. Files that the parent has put into the working folder stand for
-those of the copy; `deleted` paths are left out of it. One JSON line [test id, outcome] per test goes to the channel.
+Never imported by the parent. The job comes as marshalled data on standard input. Files that the parent has put into the
+working folder stand for those of the copy; `deleted` paths are left out of it. Tests: one JSON line [test id, outcome]
+per test goes to the channel. A command: a JSON line (exit code or null, output, deleted paths), then a tar archive of
+the files that differ from the repository's.
 """
 # pyright: basic, reportMissingImports=false
 
+import contextlib
+import filecmp
+import io
 import json
 import marshal
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import tarfile
 
 
 def _copy_over(base, deleted):
@@ -55,10 +63,82 @@ def _run(paths, report):
     pytest.main(arguments, plugins=[Reporter()])
 
 
+_PASSED_BY = {".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
+
+
+def _command(job):
+    """Run a command; what it writes is kept in a file, so that no amount of it fills the memory."""
+    with open("/tmp/.output", "w+b") as output:
+        environment = {**os.environ, **job["environment"]}
+        environment.pop("CODEFLOW_CHANNEL", None)
+        process = subprocess.Popen(
+            job["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/work",
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(job["seconds"])
+        except subprocess.TimeoutExpired:
+            code = None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        size, most = output.seek(0, os.SEEK_END), job["output_bytes"]
+        output.seek(0)
+        if size <= most:
+            return code, output.read()
+        head = output.read(most // 2)
+        output.seek(size - most // 2)
+        return code, head + b"\n[... %d bytes left out ...]\n" % (size - most) + output.read()
+
+
+def _same(path, origin):
+    try:
+        here, there = os.lstat(path), os.lstat(origin)
+    except FileNotFoundError:
+        return False
+    if here.st_size == there.st_size and here.st_mtime_ns == there.st_mtime_ns:
+        return True
+    return here.st_size == there.st_size and filecmp.cmp(path, origin, shallow=False)
+
+
+def _changed(base):
+    """Return a tar archive of the regular files in /work that differ from `base`, and the paths that are gone."""
+    archive, seen = io.BytesIO(), set()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for folder, names, files in os.walk("/work"):
+            names[:] = sorted(name for name in names if name not in _PASSED_BY)
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                inside = os.path.relpath(path, "/work")
+                seen.add(inside)
+                if os.path.islink(path) or not os.path.isfile(path):
+                    continue
+                if not _same(path, os.path.join(base, inside)):
+                    tar.add(path, inside, recursive=False)
+    gone = []
+    for folder, _, files in os.walk(base):
+        inside = (os.path.normpath(os.path.join(os.path.relpath(folder, base), name)) for name in files)
+        gone += [path for path in inside if path not in seen]
+    return archive.getvalue(), sorted(gone)
+
+
 def _main():
     job = marshal.loads(sys.stdin.buffer.read())
-    report = _reporter()
     _copy_over(job["base"], job["deleted"])
+    if "argv" in job:
+        channel = int(os.environ["CODEFLOW_CHANNEL"])
+        code, output = _command(job)
+        archive, gone = _changed(job["base"])
+        line = json.dumps([code, output.decode("utf-8", "replace"), gone])
+        with open(channel, "wb") as file:
+            file.write(line.encode() + b"\n" + archive)
+        return
+    report = _reporter()
     if not job["tests"]:
         return
     roots = [root for root in job["roots"] if os.path.isdir(root)]
