@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from codeflow import __version__
-from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.progress import say, visible
 from codeflow.execute.chain import resolve
 from codeflow.recipes.scaling_commands import app as scaling_app
@@ -447,6 +447,9 @@ def main() -> None:
     except InfrastructureError as error:
         say(f"failed: {error}")
         code = 3
+    except Preempted as ending:
+        say(f"stopped: {ending}")
+        code = 143
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         code = 130

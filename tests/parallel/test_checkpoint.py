@@ -51,7 +51,7 @@ def test_a_save_replaces_the_older_one(here: World, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
+@pytest.mark.parametrize("name", ["__0_0.distcp", "index.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damage_is_named_and_the_one_before_is_used(
     damage: str, name: str, here: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -26,7 +26,7 @@ from codeflow.train.config import ScheduleConfig, TrainConfig
 from codeflow.train.losses import NextToken
 from codeflow.train.rows import training_rows
 
-FILES = ("metrics.jsonl", "model/model.safetensors", "state/__0_0.distcp", "state/.metadata", "state/complete.json")
+FILES = ("metrics.jsonl", "model/model.safetensors", "state/__0_0.distcp", "state/index.json", "state/complete.json")
 
 
 def phase_config(golden: ModuleType, **changes: Any) -> TrainConfig:

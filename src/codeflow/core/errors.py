@@ -2,7 +2,8 @@
 
     CodeFlowError
     ├── UserError             bad input or configuration: one clear line, exit code 2
-    └── InfrastructureError   the world failed (disk, network, kernel feature): retried, counted, never a score
+    ├── InfrastructureError   the world failed (disk, network, kernel feature): retried, counted, never a score
+    └── Preempted             asked to end (SIGTERM), and all is saved: exit code 143
 
 A broken assumption of our own is an `assert` or a plain Python exception: that is a bug and keeps its traceback.
 """
@@ -23,6 +24,10 @@ class UserError(CodeFlowError):
 
 class InfrastructureError(CodeFlowError):
     """The surroundings failed, not the input and not the model. Callers retry, then count it."""
+
+
+class Preempted(CodeFlowError):
+    """The run was asked to end and did so with everything saved. Not a failure: the same command goes on from there."""
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

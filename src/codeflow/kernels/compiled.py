@@ -464,3 +464,21 @@ def unmix(d_out, gate, d_wide, d_near):
                     value = _wide(d_out[n, g, r, d])
                     d_wide[g, n, r, d] = _stored(share * value, d_wide[g, n, r, d])
                     d_near[g, n, r, d] = _stored((np.float32(1.0) - share) * value, d_near[g, n, r, d])
+
+
+@_compiled
+def weighted_sums(words, columns, rows):
+    """Return the sums (2,) over r and c of words[r, c] * columns[k, c] * rows[k, r] modulo 2**64.
+
+    words (R, C) int8, int16 or int32; columns (2, C) int32; rows (2, R) int64.
+    """
+    total = np.zeros(2, np.int64)
+    for r in range(words.shape[0]):
+        a, b = np.int64(0), np.int64(0)
+        for c in range(words.shape[1]):
+            word = np.int64(words[r, c])
+            a += word * np.int64(columns[0, c])
+            b += word * np.int64(columns[1, c])
+        total[0] += a * rows[0, r]
+        total[1] += b * rows[1, r]
+    return total

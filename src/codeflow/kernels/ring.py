@@ -22,8 +22,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from codeflow.kernels.documents import Documents
+from codeflow.kernels.payload import UNWATCHED, PayloadWatch
 from codeflow.kernels.spans import Reversing, Running, Sight, heads_first, heads_last
 from codeflow.kernels.zigzag import Zigzag
+
+
+@dataclass(frozen=True)
+class _Link:
+    """The ring that this rank is part of, and who watches what goes over it."""
+
+    group: dist.ProcessGroup
+    watch: PayloadWatch
+
+    @property
+    def previous(self) -> int:
+        return (self.group.rank() - 1) % self.group.size()
+
+    @property
+    def next(self) -> int:
+        return (self.group.rank() + 1) % self.group.size()
 
 
 @dataclass(frozen=True)
@@ -31,36 +48,39 @@ class _Arriving:
     """A tensor on its way to this rank, and the one on its way from it, which must not change meanwhile."""
 
     tensor: Tensor
-    sent: Tensor
+    sent: tuple[Tensor, ...]
+    link: _Link
     works: tuple[dist.Work, ...] = ()
+    claimed: Tensor | None = None  # the fingerprint that the sender took
 
     def wait(self) -> Tensor:
         for work in self.works:
             work.wait()
+        if self.claimed is not None:
+            self.link.watch.check(self.tensor, self.claimed, self.link.previous, self.link.group)
         return self.tensor
 
 
-def _pass_on(x: Tensor, group: dist.ProcessGroup) -> _Arriving:
+def _pass_on(x: Tensor, link: _Link) -> _Arriving:
     """Send x (contiguous) to the next rank and receive the previous one's, in the background."""
-    n_ranks, rank = group.size(), group.rank()
-    if n_ranks == 1:
-        return _Arriving(x, x)
-    arriving = torch.empty_like(x)
-    works = dist.batch_isend_irecv(
-        [
-            dist.P2POp(dist.isend, x, group=group, group_peer=(rank + 1) % n_ranks),
-            dist.P2POp(dist.irecv, arriving, group=group, group_peer=(rank - 1) % n_ranks),
-        ]
-    )
-    return _Arriving(arriving, x, tuple(works))
+    if link.group.size() == 1:
+        return _Arriving(x, (x,), link)
+    sent, arriving = [x], [torch.empty_like(x)]
+    if link.watch.active:
+        sent.append(link.watch.claim(x))
+        arriving.append(torch.empty_like(sent[1]))
+    transfers = [dist.P2POp(dist.isend, part, group=link.group, group_peer=link.next) for part in sent]
+    transfers += [dist.P2POp(dist.irecv, part, group=link.group, group_peer=link.previous) for part in arriving]
+    claimed = arriving[1] if link.watch.active else None
+    return _Arriving(arriving[0], tuple(sent), link, tuple(dist.batch_isend_irecv(transfers)), claimed)
 
 
-def _circulate(block: Tensor, group: dist.ProcessGroup) -> Iterator[tuple[int, Tensor]]:
+def _circulate(block: Tensor, link: _Link) -> Iterator[tuple[int, Tensor]]:
     """Yield (owner, block) of every rank, this one's first; the next block travels while one is worked on."""
-    n_ranks = group.size()
+    n_ranks = link.group.size()
     for hop in range(n_ranks):
-        arriving = _pass_on(block, group) if hop < n_ranks - 1 else None
-        yield (group.rank() - hop) % n_ranks, block
+        arriving = _pass_on(block, link) if hop < n_ranks - 1 else None
+        yield (link.group.rank() - hop) % n_ranks, block
         if arriving:
             block = arriving.wait()
 
@@ -68,15 +88,15 @@ def _circulate(block: Tensor, group: dist.ProcessGroup) -> Iterator[tuple[int, T
 class _Homeward:
     """Sums that follow the blocks around the ring and come home after a whole turn."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+    def __init__(self, link: _Link) -> None:
+        self._link = link
         self._arriving: _Arriving | None = None
 
     def add(self, part: Tensor) -> None:
         """Add this rank's part (contiguous) for the block at hand, and send the sum after the block."""
         if self._arriving:
             part = part.add_(self._arriving.wait())
-        self._arriving = _pass_on(part, self._group)
+        self._arriving = _pass_on(part, self._link)
 
     def home(self) -> Tensor:
         """Return the sum over all ranks for this rank's own block."""
@@ -85,14 +105,20 @@ class _Homeward:
 
 
 def ring_attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, zigzag: Zigzag, group: dist.ProcessGroup
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Documents | None,
+    zigzag: Zigzag,
+    group: dist.ProcessGroup,
+    watch: PayloadWatch = UNWATCHED,
 ) -> Tensor:
     """Causal attention within documents: q (B, S, H, D), k and v (B, S, G, D) of this rank -> (B, S, H, D).
 
     `documents` describe the whole rows (B, T). Keeps its inputs, the output and the log-sum-exp for the backward.
     """
     sights = [Sight.of(first, zigzag.chunk_length, documents, None, False, q) for first in zigzag.firsts()]
-    output = _Ring.apply(q, k, v, sights, zigzag, group)
+    output = _Ring.apply(q, k, v, sights, zigzag, _Link(group, watch))
     assert isinstance(output, Tensor)
     return output
 
@@ -100,19 +126,19 @@ def ring_attention(
 class _Ring(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, sights, zigzag, group = inputs
+        q, k, v, sights, zigzag, link = inputs
         runnings = [
             Running(heads_first(part, k.shape[2], q.shape[-1] ** -0.5), sight)
             for part, sight in zip(q.chunk(2, 1), sights, strict=True)
         ]
-        for owner, block in _circulate(_packed(k, v), group):
+        for owner, block in _circulate(_packed(k, v), link):
             for (keys, values), first in zip(_chunks(block), zigzag.firsts(owner), strict=True):
                 for running in runnings:
                     running.meet(keys, values, first)
         outputs, lses = zip(*(running.finish() for running in runnings), strict=True)
         output = torch.cat([heads_last(part) for part in outputs], 1)
         ctx.save_for_backward(q, k, v, output, *lses)
-        ctx.sights, ctx.zigzag, ctx.group = sights, zigzag, group
+        ctx.sights, ctx.zigzag, ctx.link = sights, zigzag, link
         return output
 
     @staticmethod
@@ -127,8 +153,8 @@ class _Ring(torch.autograd.Function):
             for x, factor in ((q, scale), (output, 1.0), (gradients[0], 1.0))
         )
         reversings = [Reversing(*parts) for parts in zip(queries, ctx.sights, outputs, lses, upstreams, strict=True)]
-        homeward = _Homeward(ctx.group)
-        for owner, block in _circulate(_packed(k, v), ctx.group):
+        homeward = _Homeward(ctx.link)
+        for owner, block in _circulate(_packed(k, v), ctx.link):
             d_block = torch.zeros_like(block, dtype=lses[0].dtype)
             spans = zip(_chunks(block), _chunks(d_block), ctx.zigzag.firsts(owner), strict=True)
             for (keys, values), (d_keys, d_values), first in spans:
@@ -150,21 +176,23 @@ def _chunks(block: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(part[0], part[1]) for part in block.chunk(2, 3)]
 
 
-def gathered_kv(k: Tensor, v: Tensor, zigzag: Zigzag, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+def gathered_kv(
+    k: Tensor, v: Tensor, zigzag: Zigzag, group: dist.ProcessGroup, watch: PayloadWatch = UNWATCHED
+) -> tuple[Tensor, Tensor]:
     """Return the keys and values (B, T, G, D) of whole rows from this rank's (B, S, G, D), in order of the row.
 
     All that uses them adds to one gradient, which goes around the ring once.
     """
-    return _Gathered.apply(k, v, zigzag, group)  # pyright: ignore[reportReturnType]
+    return _Gathered.apply(k, v, zigzag, _Link(group, watch))  # pyright: ignore[reportReturnType]
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        k, v, zigzag, group = inputs
-        ctx.zigzag, ctx.group = zigzag, group
+        k, v, zigzag, link = inputs
+        ctx.zigzag, ctx.link = zigzag, link
         whole = [x.new_empty((x.shape[0], zigzag.length, *x.shape[2:])) for x in (k, v)]
-        for owner, block in _circulate(torch.stack([k, v]), group):
+        for owner, block in _circulate(torch.stack([k, v]), link):
             for x, part in zip(whole, block, strict=True):
                 for first, chunk in zip(zigzag.firsts(owner), part.chunk(2, 1), strict=True):
                     x[:, first : first + zigzag.chunk_length] = chunk
@@ -177,7 +205,7 @@ class _Gathered(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         both = torch.stack(gradients)
         wide = torch.promote_types(both.dtype, torch.float32)
-        homeward, zigzag = _Homeward(ctx.group), ctx.zigzag
+        homeward, zigzag = _Homeward(ctx.link), ctx.zigzag
         for hop in range(zigzag.n_ranks):
             firsts = zigzag.firsts((zigzag.rank - hop) % zigzag.n_ranks)
             homeward.add(torch.cat([both.narrow(2, first, zigzag.chunk_length) for first in firsts], 2).to(wide))

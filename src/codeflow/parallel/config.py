@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
@@ -37,9 +38,52 @@ class MeshConfig(Config):
         shard = self.shard if self.shard is not None else max(n_ranks // others, 1)
         if others * shard != n_ranks:
             sizes = (self.data, shard, self.context, self.tensor)
-            product = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+            shape = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
             raise UserError(
-                f"mesh {product} needs {others * shard} processes, {n_ranks} are running; "
+                f"mesh {shape} needs {others * shard} processes, {n_ranks} are running; "
                 f"start so many, or change the sizes under mesh"
             )
         return self.data, shard, self.context, self.tensor
+
+    def without_ranks(self, n: int, batch_rows: int) -> MeshConfig | None:
+        """Return the largest layout within this one on `n` processes fewer; None if there is none.
+
+        Its readers divide `batch_rows`; context and tensor axes shrink to divisors of theirs.
+        """
+        left = self.n_processes - n
+        shards = range(1, (self.shard or 1) + 1)
+        divisors = [[size for size in range(1, own + 1) if own % size == 0] for own in (self.context, self.tensor)]
+        fitting = [
+            (data * shard * context * tensor, tensor, context, shard, data)
+            for data, shard, context, tensor in product(range(1, self.data + 1), shards, *divisors)
+            if data * shard * context * tensor <= left and batch_rows % (data * shard) == 0
+        ]
+        if not fitting:
+            return None
+        _, tensor, context, shard, data = max(fitting)
+        return self.model_copy(update={"data": data, "shard": shard, "context": context, "tensor": tensor})
+
+
+CHECKS = ("parameters", "gradients", "state", "payloads")
+
+
+class IntegrityConfig(Config):
+    """Which silent errors are looked for, how often, and what follows (docs/integrity.md).
+
+    `parameters`: replicated weights as the forward pass uses them; `gradients`: after the reduction; `state`: masters,
+    optimizer state and working copy, from one update to the next; `payloads`: what context parallelism sends.
+    """
+
+    checks: tuple[Literal["parameters", "gradients", "state", "payloads"], ...] = CHECKS
+    every_steps: int | None = Field(default=20, ge=1)  # None: never
+    recompute_every_steps: int | None = Field(default=500, ge=1)  # a micro-batch computed again; None: never
+    recompute_on: Literal["same", "both"] = "same"  # rank; both: on the next reader's, too
+    on_mismatch: Literal["stop", "roll_back"] = "stop"  # roll_back: from the last good checkpoint, without that rank
+    max_roll_backs: int = Field(default=3, ge=0)  # then the run ends
+
+    @field_validator("checks")
+    @classmethod
+    def _once(cls, checks: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(checks)) < len(checks):
+            raise ValueError("name every check once")
+        return checks

@@ -9,7 +9,7 @@ Not covered: `research.shift`, which moves hidden states by one position.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from codeflow.core.errors import UserError
 from codeflow.kernels.documents import Documents
 from codeflow.kernels.halo import with_halo
+from codeflow.kernels.payload import PayloadWatch
 from codeflow.kernels.reference import mix
 from codeflow.kernels.ring import gathered_kv, ring_attention
 from codeflow.kernels.spans import Sight, span_attention
@@ -37,19 +38,20 @@ class ContextAttention:
 
     group: dist.ProcessGroup
     keep_kv: bool
+    payloads: PayloadWatch = field(default_factory=PayloadWatch)
 
     def __str__(self) -> str:
         return f"{'gather' if self.keep_kv else 'ring'} over {self.group.size()} ranks"
 
     def shared_kv(self, k: Tensor, v: Tensor) -> KeyValue:
         """Return the first loop's keys and values (B, S, G, D), or of whole rows (B, T, G, D) when they are kept."""
-        return gathered_kv(k, v, self._zigzag(k), self.group) if self.keep_kv else (k, v)
+        return gathered_kv(k, v, self._zigzag(k), self.group, self.payloads) if self.keep_kv else (k, v)
 
     def causal_attention(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
         """Plain causal attention within documents: q (B, S, H, D), k and v from `shared_kv` -> (B, S, H, D)."""
         zigzag = self._zigzag(q)
         if not self.keep_kv:
-            return ring_attention(q, k, v, documents, zigzag, self.group)
+            return ring_attention(q, k, v, documents, zigzag, self.group, self.payloads)
         sights = _sights(zigzag, documents, None, False, q)
         parts = zip(q.chunk(2, 1), sights, strict=True)
         return torch.cat([span_attention(part, k, v, sight, 0) for part, sight in parts], 1)
@@ -71,7 +73,7 @@ class ContextAttention:
     def _local(self, q: Tensor, kv: KeyValue, documents: Documents | None, window: int, strict: bool) -> Tensor:
         zigzag = self._zigzag(q)
         window = min(window, zigzag.length)
-        parts = with_halo(torch.cat(kv, 2), window - 1, zigzag, self.group)
+        parts = with_halo(torch.cat(kv, 2), window - 1, zigzag, self.group, self.payloads)
         sights = _sights(zigzag, documents, window, strict, q)
         found: list[Tensor] = []
         for part, behind, sight in zip(q.chunk(2, 1), parts, sights, strict=True):

@@ -60,6 +60,10 @@ class World:
         axis = self.mesh["context"]
         return Zigzag(x.shape[1], axis.size(), axis.get_local_rank()).own(x) if axis.size() > 1 else x
 
+    def any(self, here: bool) -> bool:
+        """Say whether it is so on any process; all of them get the same answer."""
+        return here if self.n_ranks == 1 else self.sum_all(float(here))[0] > 0
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         dist.barrier()

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
 from codeflow.model.config import ModelConfig
-from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.tokens.mixture import Blend, WeightChange, flatten
 
 
@@ -87,6 +87,7 @@ class TrainConfig(Config):
     keep: int = Field(default=2, ge=1)  # checkpoints that stay on disk while training
     n_threads: int | None = Field(default=None, ge=1)  # None: this process's part of the cores
     mesh: MeshConfig = MeshConfig()
+    integrity: IntegrityConfig = IntegrityConfig()
     seed: int = Field(default=0, ge=0)
 
     @field_validator("mixture")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from codeflow.parallel.integrity import Unwatched, Watch
 from codeflow.parallel.mesh import World
 from codeflow.parallel.place import Placed, total_norm
 from codeflow.train.loop_gradients import LoopGradients, LoopReport
@@ -24,6 +25,7 @@ class Trainee:
     optimizer: Optimizer
     world: World
     loop_gradients: LoopGradients | None = None  # of a looped model whose loops are watched or bounded
+    watch: Watch = field(default_factory=Unwatched)  # for silent errors
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,28 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
 
     The gradient is that of the sum of losses over the whole batch divided by its whole weight, however it is cut into
     micro-batches and processes. A loss or a gradient that is not finite, or a batch without weight, skips the update
-    and says so: masters and optimizer state stay as they were.
+    and says so: masters and optimizer state stay as they were. Raises RankFault, before the update, for bits that
+    changed in silence.
     """
-    optimizer, world = trainee.optimizer, trainee.world
+    optimizer, world, watch = trainee.optimizer, trainee.world, trainee.watch
     (weight,) = world.sum(sum(batch.weight for batch in micro_batches))
     if weight == 0:
         return StepReport(0.0, 0.0, 0.0, "no token of the batch carries loss")
-    part = 0.0
-    for batch in micro_batches:
+
+    def run(batch: TensorBatch) -> float:
         loss = trainee.objective(batch, 1.0 / weight)
         loss.backward()
         trainee.placed.collect()
-        part += loss.item()
+        return loss.item()
+
+    part = 0.0
+    for number, batch in enumerate(micro_batches):
+        part += watch.compute(number, batch, run)
     (loss,) = world.sum(part)
     loops = None
     if trainee.loop_gradients and trainee.objective.model.loop_tap:
         loops = trainee.loop_gradients.settle(trainee.placed.masters, world)
+    watch.before_update()
     norm = total_norm(optimizer.gradients()).item()
     skipped = ""
     if not math.isfinite(loss):
@@ -67,6 +75,7 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
     else:
         optimizer.step(factor, min(1.0, clip_norm / norm) if norm > 0 else 1.0)
         trainee.placed.publish()
+    watch.after_update()
     optimizer.clear_gradients()
     return StepReport(loss, weight, norm, skipped, loops)
 

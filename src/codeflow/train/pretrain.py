@@ -19,24 +19,32 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from codeflow.core.config import validate
-from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.core.progress import say
 from codeflow.core.storage import remove_tree
+from codeflow.kernels.payload import PayloadWatch
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
 from codeflow.parallel.checkpoint import Complete
-from codeflow.parallel.launch import cores_per_process, launch, must_launch
+from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.context import ContextAttention
+from codeflow.parallel.faults import RankFault, diagnoses
+from codeflow.parallel.integrity import Integrity, Watched
+from codeflow.parallel.launch import cores_per_process, launch, must_launch, with_roll_backs
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place, whole
+from codeflow.parallel.preemption import Preemption, preemption
+from codeflow.parallel.saver import Saver
 from codeflow.tokens.loader import LoaderPlan
 from codeflow.tokens.mixture import Blend, flatten, read_plan, with_plan, without
 from codeflow.tokens.token_shard import read_index
@@ -83,11 +91,21 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
 
     Sets of a further tokens artifact `tokens_NAME` are called `NAME/set` in the mixture. Raises UserError for a
     mixture, model or parent that does not fit the tokens, InfrastructureError when more than `max_skips` updates in a
-    row were not finite.
+    row were not finite, and RankFault for bits that changed in silence.
     """
-    if must_launch(config.mesh):
-        launch(config.mesh, run, config, inputs, output)
+
+    def attempt(mesh: MeshConfig) -> Manifest:
+        placed = config.model_copy(update={"mesh": mesh})
+        if not must_launch(mesh):
+            return _run_here(placed, inputs, output)
+        launch(mesh, _run_here, placed, inputs, output)
         return read_manifest(output)
+
+    return with_roll_backs(config.integrity, config.mesh, config.batch_rows, attempt)
+
+
+def _run_here(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Train on the processes that are there."""
     with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
         origin = _origin(config, inputs, here)
         tokens = token_folders(inputs)
@@ -97,7 +115,14 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
         plan, remarks = going_on(rows, origin.seen) if config.go_on else (plan, [])
         phase = _Phase(config, RowPlan(output, plan, tokens, config.validation_rows, here), origin, here, output)
         phase.remarks += remarks
-        phase.train()
+        with preemption() as noted:
+            try:
+                phase.train(noted)
+            except RankFault as fault:
+                phase.integrity.diagnose(fault.faults)
+                raise
+            finally:
+                phase.saver.close()
         weights = {name: whole(master.detach()) for name, master in phase.trainee.placed.masters.items()}
         if here.is_first:
             _finish(phase, weights, inputs, output)
@@ -186,8 +211,13 @@ class _Phase:
         watched = loops > 1 and (config.loop_norms_every_steps or config.loop_clip_norm)
         loop_gradients = LoopGradients(loops, config.loop_clip_norm) if watched else None
         optimizer = Optimizer(placed.masters, config.optimizer, dtype)
-        self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients)
+        backend = model.attention_backend
+        payloads = backend.payloads if isinstance(backend, ContextAttention) else PayloadWatch()
+        observed = Watched(placed.masters, optimizer.tensors, objective, model.layers, payloads)
+        self.integrity = Integrity(config.integrity, observed, here, output)
+        self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients, self.integrity)
         self.dtype = dtype
+        self.saver = Saver(here)
         self.progress = self._restore()
 
     @property
@@ -205,12 +235,11 @@ class _Phase:
     def _restore(self) -> _Progress:
         """Go on from the newest good checkpoint of this phase, or start from the parent or from the seed."""
         candidates = [self.output / STATE, *checkpoint.step_folders(self.output / CHECKPOINTS)]
-        found = checkpoint.newest([folder for folder in candidates if folder.exists()], self.here)
+        found = checkpoint.restore([folder for folder in candidates if folder.exists()], self.tensors(), self.here)
         optimizer = self.trainee.optimizer
         progress = _Progress(step=-1, tokens=self.origin.tokens)
         if found:
             folder, complete = found
-            checkpoint.load(folder, self.tensors())
             optimizer.resume(int(complete.about["updates"]))
             progress = _Progress(complete.step, int(complete.about["tokens"]), int(complete.about["skipped_in_a_row"]))
             if self.here.is_first:
@@ -222,8 +251,8 @@ class _Phase:
         self.trainee.placed.publish()
         return progress
 
-    def train(self) -> None:
-        """Run the steps that are left and save the final state."""
+    def train(self, noted: Preemption) -> None:
+        """Run the steps that are left and save the final state. Raises Preempted when asked to end before."""
         config, progress = self.config, self.progress
         if progress.step == config.steps:
             return
@@ -234,6 +263,8 @@ class _Phase:
             if monitor:
                 monitor.start({"tokens": progress.tokens, **values})
             progress.step = 0
+        self.integrity.start(progress.step)
+        saved = progress.step
         for step in range(progress.step + 1, config.steps + 1):
             started = time.perf_counter()
             factor = schedule.factor(config.schedule, step, config.steps)
@@ -241,6 +272,8 @@ class _Phase:
             self._watch_loops(step)
             self.row_plan.take_request(step - 1)
             batches = self._batches(step)
+            tapped = self.trainee.objective.model.loop_tap is not None  # it keeps gradients of its own
+            self.integrity.begin(step, 0 if tapped else len(batches))
             report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
             seconds = time.perf_counter() - started
             self._count(step, report)
@@ -256,12 +289,17 @@ class _Phase:
             if monitor:
                 monitor.step(step, values, config.batch_rows * self.rows.plan.context_tokens, seconds)
             if step % config.checkpoint_every_steps == 0 and step < config.steps:
-                if monitor:
-                    monitor.sync()
-                self._save(checkpoint.step_folder(self.output / CHECKPOINTS, step))
+                self._save(checkpoint.step_folder(self.output / CHECKPOINTS, step), monitor)
+                saved = step
+            if step < config.steps and self.here.any(noted.asked):
+                if saved != step:
+                    self._save(checkpoint.step_folder(self.output / CHECKPOINTS, step), monitor)
+                self.saver.wait()
+                raise Preempted(f"phase '{config.phase}' saved after step {step}; the same command goes on from there")
+        self._save(self.output / STATE, monitor)
+        self.saver.wait()
         if monitor:
             monitor.close()
-        self._save(self.output / STATE)
 
     def _monitor(self) -> Monitor | None:
         peak = measured_peak_flops(self.dtype)
@@ -312,7 +350,10 @@ class _Phase:
                 losses[name] = held_out_loss(self.trainee, parts)
         return {"validation": losses} if losses else {}
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, monitor: Monitor | None) -> None:
+        """Begin to save; a checkpoint is never ahead of the metrics on disk."""
+        if monitor:
+            monitor.sync()
         about = {
             "phase": self.config.phase,
             "model": self.origin.model.model_dump(mode="json"),
@@ -322,8 +363,8 @@ class _Phase:
             "tokenizer_fingerprint": self.rows.tokenizer_fingerprint,
             "seen": [r.model_dump() for r in seen_in_all(self.origin.seen, self.rows, self.progress.step)],
         }
-        checkpoint.save(folder, self.progress.step, self.tensors(), about, self.here)
-        checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here)
+        prune = partial(checkpoint.prune, self.output / CHECKPOINTS, self.config.keep, self.here)
+        self.saver.save(folder, self.progress.step, self.tensors(), about, prune)
 
 
 def _finish(phase: _Phase, weights: Mapping[str, torch.Tensor], inputs: Mapping[str, Path], output: Path) -> None:
@@ -349,6 +390,7 @@ def _summary(phase: _Phase, rows: list[dict[str, Any]]) -> dict[str, Any]:
         name for name in config.optional_sets if name in flatten(config.mixture) and name not in phase.rows.sets
     ]
     remarks = [f"set '{name}' is empty: left out of the mixture, the other weights share its part" for name in left_out]
+    remarks += [f"a silent error was found and rolled back: {path.name}" for path in diagnoses(phase.output)]
     changes = [change.model_dump() for change in phase.row_plan.changes]
     return {
         "remarks": remarks + phase.remarks,
