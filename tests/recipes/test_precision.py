@@ -40,12 +40,7 @@ def test_everything_in_a_recipe_computes_alike(chosen: Any, dtype: str) -> None:
     ],
 )
 def test_the_machine_decides(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    system: str,
-    features: dict[str, bool],
-    accelerator: bool,
-    expected: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, instructions: str, accelerator: bool, expected: str
 ) -> None:
     monkeypatch.setattr(precision.platform, "system", lambda: system)
     monkeypatch.setattr(precision, "get_host_cpu_features", lambda: {"avx512bf16": False, instructions: True})
