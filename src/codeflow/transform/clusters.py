@@ -23,6 +23,7 @@ from codeflow.transform import minhash
 from codeflow.transform.components import roots_of, stars
 from codeflow.transform.dedup import KeepConfig, NearConfig
 from codeflow.transform.fingerprints import Int64, keep_order, keys_of, save_arrays
+from codeflow.transform.forks import origins_of
 from codeflow.transform.near_dedup import SetReader
 from codeflow.transform.spill import Spill
 
@@ -106,12 +107,13 @@ def resolve(job: ClusterJob) -> Counts:
     keys = keys_of(np.unique(edges[:, 1:3]), job.scratch)
     starts = np.flatnonzero(np.diff(edges[:, 0], prepend=-1))
     drops: list[tuple[int, int]] = []
+    forks = origins_of(job.scratch)
 
     def records() -> Iterator[Cluster]:
         reader = SetReader(job.scratch)
         for component in np.split(edges[:, 1:], starts[1:]):
             neighbours = neighbours_of(component)
-            ordered = sorted(neighbours, key=lambda number: keep_order(keys[number], job.keep))
+            ordered = sorted(neighbours, key=lambda number: keep_order(keys[number], job.keep, forks))
             for kept, members in choose(ordered, neighbours, job.near.rule):
                 drops.extend((number, kept) for number in members)
                 yield _record(kept, members, neighbours[kept], keys, reader)

@@ -1,14 +1,15 @@
 """From duplicates to decisions, and from decisions to kept and dropped documents.
 
 `decisions-NNNNN.parquet` in the scratch folder have one row per dropped document of a range of numbers: number, reason,
-and the id of the document that was kept instead; sorted by number, so that a shard reads its own rows only. One range's
-rows are held at a time.
+and the id and repository of the document that was kept instead; sorted by number, so that a shard reads its own rows
+only. One range's rows are held at a time.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from codeflow.transform.fingerprints import (
     load_array,
     save_arrays,
 )
+from codeflow.transform.forks import origins_of
 from codeflow.transform.spill import Spill
 
 EXACT, WHITE_SPACE, NEAR = "exact_duplicate", "white_space_duplicate", "near_duplicate"
@@ -42,7 +44,10 @@ _OPERATORS = {
     NEAR: "near_dedup",
     "semantic_duplicate": "semantic_dedup",
 }
-_SCHEMA = pa.schema([("number", pa.int64()), ("reason", pa.string()), ("kept", pa.string())])
+FORK = "fork_"  # before the reason of a fork's copy
+_SCHEMA = pa.schema(
+    [("number", pa.int64()), ("reason", pa.string()), ("kept", pa.string()), ("repository", pa.string())]
+)
 
 
 def write_dropped(scratch: Path, width: int) -> None:
@@ -128,21 +133,22 @@ def write_decisions(scratch: Path, width: int) -> None:
 
 def decision_table(rows: list[tuple[int, str, str]]) -> Any:
     """Return rows (number, reason, detail: what was kept instead) as a table of decisions."""
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    columns = [*map(list, zip(*rows, strict=True)), [""] * len(rows)] if rows else [[], [], [], []]
     return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
 
 
 def _with_ids(rows: Int64, width: int, scratch: Path) -> Iterator[tuple[int, Any]]:
     """Yield (part of the dropped, table of decisions) for rows (kept, dropped, reason) of one part of the kept."""
     kept = np.unique(rows[:, 0])
-    tables = list(key_tables(kept, scratch, ("number", "id")))
-    ids = pa.concat_tables(tables).sort_by("number")["id"].combine_chunks()
+    tables = list(key_tables(kept, scratch, ("number", "id", "repository")))
+    keys = pa.concat_tables(tables).sort_by("number")
+    ids, repositories = (keys[name].combine_chunks() for name in ("id", "repository"))
     names = pa.array(_REASONS)
     parts = rows[:, 1] // width
     for target in np.unique(parts).tolist():
         here = rows[parts == target]
         at = pa.array(np.searchsorted(kept, here[:, 0]))
-        columns = [pa.array(here[:, 1]), names.take(pa.array(here[:, 2])), ids.take(at)]
+        columns = [pa.array(here[:, 1]), names.take(pa.array(here[:, 2])), ids.take(at), repositories.take(at)]
         yield target, pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
@@ -170,7 +176,8 @@ def write_shard(job: ShardJob) -> Counts:
     """Write the kept and the dropped documents of one shard (pass 2 over the texts)."""
     decisions = _decisions_of(job)
     kept_path, dropped_path = (job.output / f"{name}-{job.index:05d}.parquet" for name in ("documents", "dropped"))
-    n_read, reasons = 0, decisions["reason"].to_pylist()
+    origins = origins_of(job.scratch)
+    n_read, dropped = 0, Counter[str]()
     with (
         atomic_path(kept_path) as kept_temporary,
         atomic_path(dropped_path) as dropped_temporary,
@@ -188,19 +195,30 @@ def write_shard(job: ShardJob) -> Counts:
             rows[doomed["number"].to_numpy() - numbers[0]] = True
             kept_file.write_batch(here.filter(pa.array(~rows)))
             if doomed.num_rows:
-                dropped_file.write_table(_dropped_table(here.filter(pa.array(rows)), doomed))
-    dropped = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-    return Counts(read=n_read, kept=n_read - len(reasons), dropped=dropped)
+                table = _dropped_table(here.filter(pa.array(rows)), doomed, origins)
+                dropped.update(table["reason"].to_pylist())
+                dropped_file.write_table(table)
+    return Counts(read=n_read, kept=n_read - dropped.total(), dropped=dict(sorted(dropped.items())))
 
 
-def _dropped_table(documents: Any, doomed: Any) -> Any:
-    """Return the rows of DroppedDocument for some documents and their decisions, both in order of number."""
+def _dropped_table(documents: Any, doomed: Any, origins: Mapping[str, str]) -> Any:
+    """Return the rows of DroppedDocument for some documents and their decisions, both in order of number.
+
+    A fork's copy of what its own family keeps elsewhere has a reason of its own, and names the family's origin.
+    """
     schema = schema_of(DroppedDocument)
-    reasons = doomed["reason"].to_pylist()
+    reasons, details = doomed["reason"].to_pylist(), doomed["kept"].to_pylist()
+    repositories = documents.column("origin").field("repository").to_pylist() if origins else []
+    shown = list(reasons)
+    for at, (own, other) in enumerate(
+        zip(repositories, doomed["repository"].to_pylist() if origins else [], strict=True)
+    ):
+        if own in origins and own != other and origins.get(other, other) == origins[own]:
+            shown[at], details[at] = FORK + reasons[at], f"{details[at]} fork of {origins[own]}"
     columns = [
         documents.to_struct_array().cast(schema.field("document").type),
         pa.array([_OPERATORS[reason] for reason in reasons], pa.string()),
-        pa.array(reasons, pa.string()),
-        pa.array(doomed["kept"].to_pylist(), pa.string()),
+        pa.array(shown, pa.string()),
+        pa.array(details, pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=schema)

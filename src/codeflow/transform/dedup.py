@@ -1,6 +1,7 @@
 """Deduplication of a whole corpus: equal documents first, then nearly equal ones.
 
     sign      per shard      texts -> digests and keep keys, band keys of MinHash signatures         (pass 1 over texts)
+    forks     per hash range equal digests at equal paths -> repositories that are forks, each with its origin
     exact     per hash range groups of equal digests -> one kept, the others dropped
     pairs     per band       equal band keys among the remaining documents -> candidate pairs
     sets      per shard      shingle sets of the documents that stand in a candidate pair
@@ -15,8 +16,8 @@ of all documents: one holds the texts of one row group, what belongs to one rang
 (`partition_documents`, `partition_entries`), and the candidates of one shard; memory follows from those, not from the
 corpus.
 
-Output: `documents-*`, `dropped-*` (detail: the id of the document that was kept instead) and `clusters-*`
-(`clusters.Cluster`).
+Output: `documents-*`, `dropped-*` (detail: the id of the document that was kept instead; for a fork's
+copy also the origin) and `clusters-*` (`clusters.Cluster`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,21 @@ class KeepConfig(Config):
 
     order: tuple[KeepCriterion, ...] = ("quality", "age", "path")
     quality_tag: str = "quality"
+
+
+class ForkConfig(Config):
+    """When a repository counts as another one's fork, and which one of a family is the origin.
+
+    Two repositories are of one family when they hold the same commit, or enough equal documents at equal paths. The
+    origin is chosen by `order`, as in `KeepConfig`, over the repositories: the greatest mean quality (to a tenth: small
+    differences say nothing), then the earliest document, then the first by name. Among documents that are alike, a
+    fork's always goes before any other.
+    """
+
+    min_documents: int = Field(default=5, ge=1)  # equal, at equal paths
+    min_share: float = Field(default=0.5, gt=0.0, le=1.0)  # of the documents of the smaller repository
+    max_repositories: int = Field(default=32, ge=2)  # a document that more hold at one path is boilerplate
+    order: tuple[KeepCriterion, ...] = ("quality", "age", "path")
 
 
 class ExactConfig(Config):
@@ -85,6 +101,7 @@ class DedupConfig(Config):
     """What counts as a duplicate and which one of them stays."""
 
     keep: KeepConfig = KeepConfig()
+    forks: ForkConfig | None = ForkConfig()  # None: repositories are not looked at
     exact: ExactConfig | None = ExactConfig()  # None: not done
     near: NearConfig | None = NearConfig()  # None: not done
     partition_documents: int = Field(default=500_000, ge=1)  # hashes, numbers or decisions held at a time
@@ -94,7 +111,7 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, pool: Poo
     """Deduplicate `inputs["documents"]` into `output`. The result does not depend on `pool`."""
     from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
     from codeflow.execute.shards import run_shards
-    from codeflow.transform import decisions, exact_dedup, near_dedup
+    from codeflow.transform import decisions, exact_dedup, forks, near_dedup
     from codeflow.transform.fingerprints import is_small, shard_jobs, sign_shard
 
     source = inputs["documents"]
@@ -108,12 +125,12 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, pool: Poo
     signing = jobs("sign")
     n_documents, width = signing[-1].stop, config.partition_documents
     run_shards(sign_shard, signing, output, "sign", pool, small)
+    metrics: dict[str, Any] = forks.find(config, signing, pool, small) if config.forks else {}
     if config.exact is not None:
         groups = exact_dedup.group_jobs(n_documents, width, config.keep, scratch)
         run_shards(exact_dedup.group, groups, output, "exact duplicates", pool, len(groups) < 2)
     decisions.write_dropped(scratch, width)
     counts = Counts()
-    metrics: dict[str, Any] = {}
     if config.near is not None:
         counts += _near(config, n_documents, jobs, pool)
         metrics["n_bands"], metrics["n_rows"] = near_dedup.banding(config.near)

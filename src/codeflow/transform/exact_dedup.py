@@ -8,6 +8,7 @@ the others are dropped as `exact_duplicate` when their bytes equal the kept one'
 from __future__ import annotations
 
 import itertools
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from codeflow.core.manifest import Counts
 from codeflow.transform.dedup import KeepConfig
 from codeflow.transform.fingerprints import keep_order, save_arrays
+from codeflow.transform.forks import origins_of
 
 _HASHES = 1 << 64
 
@@ -56,7 +58,7 @@ def group(job: GroupJob) -> Counts:
     for path in paths if repeated.size else []:
         table = pq.read_table(path, filters=inside)
         rows += table.filter(pa.array(np.isin(table["hash"].to_numpy(), repeated))).to_pylist()
-    drops = sorted(_drops(rows, job.keep))
+    drops = sorted(_drops(rows, job.keep, origins_of(job.scratch)))
     save_arrays(
         job.scratch / f"drops-{job.part:05d}",
         dropped=np.array([d for d, _, _ in drops], np.int64),
@@ -66,9 +68,9 @@ def group(job: GroupJob) -> Counts:
     return Counts()
 
 
-def _drops(rows: list[dict[str, Any]], keep: KeepConfig) -> list[tuple[int, int, bool]]:
+def _drops(rows: list[dict[str, Any]], keep: KeepConfig, forks: Container[str] = ()) -> list[tuple[int, int, bool]]:
     drops: list[tuple[int, int, bool]] = []
-    rows.sort(key=lambda row: (row["normal"], keep_order(row, keep)))
+    rows.sort(key=lambda row: (row["normal"], keep_order(row, keep, forks)))
     for _, alike in itertools.groupby(rows, key=lambda row: row["normal"]):
         kept, *others = alike
         drops += [(row["number"], kept["number"], row["exact"] == kept["exact"]) for row in others]

@@ -11,7 +11,7 @@ A document's number is its row in the corpus, counted over the shards in order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,12 @@ def _key_table(
     numbers: Int64, exact: list[bytes], normal: list[bytes], columns: dict[str, Any] | None, keep: KeepConfig
 ) -> Any:
     if columns is None:
-        ids, repositories, paths, times, qualities = [], [], [], [], []
+        ids, repositories, paths, times, revisions, qualities = [], [], [], [], [], []
     else:
         origin = columns["origin"]
         ids = columns["id"]
-        repositories, paths, times = (origin.field(n) for n in ("repository", "path", "fetched_at"))
+        names = ("repository", "path", "fetched_at", "revision")
+        repositories, paths, times, revisions = (origin.field(name) for name in names)
         qualities = [dict(tags).get(keep.quality_tag) for tags in columns["tags"].to_pylist()]
     return pa.table(
         {
@@ -149,6 +150,7 @@ def _key_table(
             "repository": pa.array(repositories, pa.string()),
             "path": pa.array(paths, pa.string()),
             "fetched_at": pa.array(times, pa.string()),
+            "revision": pa.array(revisions, pa.string()),
             "quality": pa.array(qualities, pa.float64()),
         }
     )
@@ -192,14 +194,14 @@ def array_path(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}.{name}.npy")
 
 
-def keep_order(row: dict[str, Any], keep: KeepConfig) -> tuple[Any, ...]:
-    """Return what documents are compared by: the least of several alike ones is kept."""
+def keep_order(row: dict[str, Any], keep: KeepConfig, forks: Container[str] = ()) -> tuple[Any, ...]:
+    """Return what documents are compared by: the least of several alike ones is kept. Those of `forks` come last."""
     parts: dict[str, tuple[Any, ...]] = {
         "quality": (row["quality"] is None, -(row["quality"] or 0.0)),
         "age": (row["fetched_at"] == "", row["fetched_at"]),
         "path": (row["repository"], row["path"]),
     }
-    return (*(part for name in keep.order for part in parts[name]), row["number"])
+    return (row["repository"] in forks, *(part for name in keep.order for part in parts[name]), row["number"])
 
 
 KEY_COLUMNS = ("number", "id", "repository", "path", "fetched_at", "quality")
