@@ -30,10 +30,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from codeflow.core import progress
+from codeflow.core.errors import UserError
 from codeflow.kernels.payload import PayloadWatch
+from codeflow.model import huggingface
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
+from codeflow.parallel import checkpoint
 from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.parallel.context import ContextAttention
 from codeflow.parallel.faults import RankFault
@@ -41,6 +43,7 @@ from codeflow.parallel.fingerprints import local
 from codeflow.parallel.integrity import Integrity, Watched
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place
+from codeflow.parallel.saver import Saver
 from codeflow.parallel.working import WorkingWeights
 from codeflow.train.config import OptimizerConfig
 from codeflow.train.loop import Trainee, train_step
@@ -271,6 +274,73 @@ def _put_back(rig: Rig, before: dict[str, Tensor]) -> None:
     rig.integrity.after_update()
 
 
+def on_the_way_to_disk(rig: Rig, n: int, rng: random.Random) -> Tally:
+    """Save `n` checkpoints, each with a flip in the copy that is written, after the live tensors' fingerprints."""
+    tally, flipped = Tally(), [""]
+    saver, whole = Saver(rig.here), Saver._copy
+    drawn = [Flip.draw(rng)]
+
+    def copy(self: Saver, name: str, tensor: Tensor) -> Tensor:
+        copied = whole(self, name, tensor)
+        if name == sorted(rig.state())[drawn[0].tensor % len(rig.state())] and local(tensor).numel():
+            flipped[0] = drawn[0].apply({name: copied}) or name
+        return copied
+
+    for number in range(n):
+        drawn[0] = Flip.draw(rng)
+        drawn[0].rank = 0  # of copies, the first rank's is written
+        Saver._copy = copy
+        folder = rig.output / f"step-{number:08d}"
+        tally.flips += 1
+        try:
+            saver.save(folder, number, rig.state(), {})
+            saver.wait()
+        except RankFault as fault:
+            tally.caught += not folder.exists()
+            tally.named += fault.ranks == (0,) and f"'{flipped[0]}' of rank 0 at step {number}" in str(fault)
+        finally:
+            Saver._copy = whole
+    saver.close()
+    return tally
+
+
+def in_files(rig: Rig, n: int, rng: random.Random) -> dict[str, Tally]:
+    """Flip `n` bits in the files of a checkpoint, and as many in published weights; one process looks at them."""
+    tallies = {"checkpoint, on disk": Tally(), "published weights, on disk": Tally()}
+    folder, published = rig.output / "step-99999999", rig.output / "published"
+    checkpoint.save(folder, 1, rig.state(), {}, rig.here)
+    if not rig.here.is_first:
+        return tallies
+    model = LoopCoder(_shape(), seed=1)
+    huggingface.save(model, published)
+    n_header = 8 + int.from_bytes((published / huggingface.WEIGHTS).read_bytes()[:8], "little")
+    places: list[tuple[str, list[Path], int, Callable[[], object]]] = [
+        ("checkpoint, on disk", sorted(folder.iterdir()), 0, lambda: checkpoint.read(folder)),
+        (
+            "published weights, on disk",
+            [published / huggingface.WEIGHTS],
+            n_header,
+            lambda: huggingface.load(published),
+        ),
+    ]
+    for name, files, begin, use in places:
+        tally = tallies[name]
+        for _ in range(n):
+            file = rng.choice(files)
+            data = file.read_bytes()
+            bit = rng.randrange(8 * begin, 8 * len(data))
+            file.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :])
+            tally.flips += 1
+            try:
+                use()
+            except UserError as error:
+                tally.caught += 1
+                tally.named += file.name in str(error)
+            file.write_bytes(data)
+        use()  # undamaged again
+    return tallies
+
+
 def clean(rig: Rig, n_steps: int) -> tuple[int, int]:
     """Make clean steps; return the checks made (one place at one step) and the false alarms."""
     places = 4 if isinstance(rig.payloads, _FlippingPayloads) else 3
@@ -362,7 +432,11 @@ def run_world(folder: Path, n_flips: int, n_checks: int, seed: int) -> dict[str,
         mesh = MeshConfig.model_validate(axes)
         with world(mesh) as here:
             rig = Rig.make(here, mesh, folder, config)
-            found["flips"][name] = flips(rig, name, round(n_flips * share), random.Random(f"{seed} {name}"))
+            rng = random.Random(f"{seed} {name}")
+            found["flips"][name] = flips(rig, name, round(n_flips * share), rng)
+            if name == "state":
+                found["flips"]["checkpoint, on its way to disk"] = on_the_way_to_disk(rig, round(n_flips * 0.05), rng)
+                found["flips"] |= in_files(rig, round(n_flips * 0.075), rng)
             rig = Rig.make(here, mesh, folder, config)
             checks, alarms = clean(rig, -(-n_checks // (len(PLACES) * 3)))
             found["checks"] += checks
@@ -376,7 +450,7 @@ def run_world(folder: Path, n_flips: int, n_checks: int, seed: int) -> dict[str,
 
 def _rank(rank: int, folder: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    progress.say = lambda text: None
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  thousands of silent errors would be told
     store = dist.FileStore(str(folder / "store"), N_RANKS)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS)
     found = run_world(folder, options.flips, options.clean, options.seed)
@@ -401,7 +475,10 @@ def in_four_processes(options: argparse.Namespace, folder: Path) -> dict[str, An
 
 def table(found: dict[str, Any]) -> str:
     """Return the Markdown tables of a campaign."""
-    lines = ["| flips in | flips | caught before they spread | right rank, tensor and step |", "|---|--:|--:|--:|"]
+    lines = [
+        "| flips in | flips | caught before they spread | right rank, tensor and step, or file |",
+        "|---|--:|--:|--:|",
+    ]
     lines += [f"| {name} | {t['flips']} | {t['caught']} | {t['named']} |" for name, t in found["flips"].items()]
     flips, caught, named = (sum(t[key] for t in found["flips"].values()) for key in ("flips", "caught", "named"))
     lines.append(f"| all | {flips} | {caught} ({caught / flips:.2%}) | {named} ({named / flips:.2%}) |")

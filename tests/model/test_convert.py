@@ -88,12 +88,16 @@ def test_numbers_that_are_none_stop_a_conversion(tmp_path: Path) -> None:
 PEAK = """
 import sys, threading
 from pathlib import Path
+import torch
+from codeflow.kernels.fingerprint import fingerprint
 from codeflow.model.huggingface import ExportSettings, convert
 
 def own_bytes():
     return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) * 1024
 
 convert(Path(sys.argv[4]), Path(sys.argv[2]))  # a small one loads what any work needs
+for dtype in (torch.bfloat16, torch.float32):
+    fingerprint(torch.zeros(1 << 13, dtype=dtype))  # and this the compiled functions for larger tensors
 before, peak, done = own_bytes(), [0], threading.Event()
 
 def watch():

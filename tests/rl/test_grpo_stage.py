@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import begin
@@ -11,6 +12,9 @@ from codeflow.core.metrics import read_metrics
 from codeflow.core.records import read_records
 from codeflow.core.types import Rollout
 from codeflow.parallel import checkpoint
+from codeflow.parallel.config import IntegrityConfig
+from codeflow.parallel.faults import RankFault
+from codeflow.rl import grpo_stage
 from codeflow.rl.config import GrpoConfig
 from codeflow.rl.grpo_stage import run
 from codeflow.sandbox.local import probe
@@ -64,6 +68,32 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(inputs, tmp_path, monkeypatch):
     rollouts = list(read_records(tmp_path / "whole/rollouts-00001.parquet", Rollout))
     assert len(rollouts) == 18
     assert all(len(r.ids) == len(r.logprobs) and r.ids for r in rollouts)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_is_sampled_from_weights_that_changed(precision, inputs, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"precision": precision, "integrity": IntegrityConfig(every_steps=1)})
+    models, write = [], grpo_stage.write_records
+    original = grpo_stage.roll_out
+
+    def remember(source, *arguments):
+        models.append(source.model)
+        return original(source, *arguments)
+
+    def write_and_flip(path, *arguments) -> None:
+        write(path, *arguments)
+        if path.name == "rollouts-00002.parquet":
+            weight = models[-1].layers[0].mlp.up_proj.weight.detach()
+            weight.view(torch.int16 if precision == "bf16" else torch.int32)[0, 1] ^= 4
+
+    monkeypatch.setattr(grpo_stage, "roll_out", remember)
+    monkeypatch.setattr(grpo_stage, "write_records", write_and_flip)
+    with pytest.raises(RankFault, match=r"layers\.0\.mlp\.up_proj\.weight' of rank 0 at step 3"):
+        trained(config, inputs, tmp_path / "out")
+    assert len(models) == 2  # step 3 samples nothing
+    monkeypatch.undo()
+    trained(config, inputs, tmp_path / "out")
 
 
 @needs_sandbox

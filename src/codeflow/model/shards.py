@@ -1,6 +1,8 @@
 """Weights on disk: safetensors, in one file or in shards with an index, read and written a tensor at a time.
 
-Reading maps a file into memory and copies what is asked for. Writing holds one shard.
+Reading maps a file into memory and copies what is asked for. Writing holds one shard. Each file's header carries the
+fingerprint (`kernels.fingerprint`) of every tensor in it, taken before it was written, and reading compares: whoever
+computes with published weights has those that were published.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from torch import Tensor
 
 from codeflow.core.errors import UserError
 from codeflow.core.storage import atomic_path, write_text
+from codeflow.kernels.fingerprint import as_pair, fingerprint
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FINGERPRINTS = "fingerprints"  # of a file's remarks: tensor -> 32 hexadecimal digits
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _CHECKED_ELEMENTS = 1 << 22  # at one time, so that the check needs no memory of the tensor's size
 
@@ -46,6 +50,7 @@ class StoredTensors:
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, Shape] = {}
         self._opened: tuple[Path, Any] | None = None
+        self._marks: dict[str, str] = {}  # of the open file
         for path in weight_files(folder):
             file = _open(path)
             for name in sorted(file.keys()):
@@ -59,12 +64,19 @@ class StoredTensors:
         path = self._files[name]
         if self._opened is None or self._opened[0] != path:
             self._opened = (path, _open(path))
+            self._marks = _marks(self._opened[1].metadata(), path)
         value = self._opened[1].get_tensor(name)
         if value.dtype not in _DTYPES:
             kind = str(value.dtype).removeprefix("torch.")
             raise UserError(f"{path}: {name} is stored as {kind}; convert the weights to bfloat16 or float32 first")
+        self._check_fingerprint(name, value, path)
         check_finite(name, value, str(path))
         return value
+
+    def _check_fingerprint(self, name: str, value: Tensor, path: Path) -> None:
+        """Raise UserError for a tensor that is not what our export wrote; files of others carry no fingerprints."""
+        if name in self._marks and self._marks[name] != _written(value):
+            raise UserError(f"{path}: {name} is not what was written, by its fingerprint; export or copy it again")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -110,7 +122,9 @@ def write_shards(
     for file, names in shards.items():
         part = {name: read(name).to("cpu", dtype).contiguous() for name in names}
         with atomic_path(folder / file) as temporary:
-            save_file(part, temporary, metadata={"format": "pt"})
+            marks = {name: _written(value) for name, value in sorted(part.items())}
+            save_file(part, temporary, metadata={"format": "pt", FINGERPRINTS: json.dumps(marks)})
+            _sort_metadata(temporary)
             temporary.chmod(0o644)  # the library writes files that only their owner may read
         del part
     _remove_others(folder, shards)
@@ -119,6 +133,33 @@ def write_shards(
         where = {name: file for file, names in shards.items() for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _marks(metadata: dict[str, str] | None, path: Path) -> dict[str, str]:
+    try:
+        marks = json.loads((metadata or {}).get(FINGERPRINTS, "{}"))
+    except ValueError:
+        marks = None
+    if not isinstance(marks, dict):
+        raise UserError(f"{path}: the fingerprints in its header are damaged; export or copy it again")
+    return marks
+
+
+def _written(value: Tensor) -> str:
+    first, second = as_pair(fingerprint(value))
+    return f"{first:016x}{second:016x}"
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the header's remarks in order, which the library writes in any: equal weights are equal bytes."""
+    with open(path, "r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(n_bytes)
+        assert len(text) == n_bytes, "the header has changed its length"
+        file.seek(8)
+        file.write(text)
 
 
 def _remove_others(folder: Path, files: Iterable[str]) -> None:

@@ -118,6 +118,15 @@ class Integrity:
         read = "copy." if self._copy else "masters."
         self._verify([name for name in self._held if name.startswith(read)])
 
+    def before_sampling(self) -> None:
+        """Compare, at a due step that has begun, the weights that samplers read with those published. Raises RankFault.
+
+        Every process calls it.
+        """
+        stale = torch.tensor([name in self._stale for name in self._held], dtype=torch.int64)
+        if self._due and self._held and (faults := self._judged("state", gathered(stale))):
+            self._raise(faults)
+
     def compute(self, number: int, batch: BatchT, run: Callable[[BatchT], float]) -> float:
         """Return the loss of a pass; at some steps one of them is made again and compared."""
         return self._recomputation.compute(batch, run) if self._recomputation.chosen(number) else run(batch)

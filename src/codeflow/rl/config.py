@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from codeflow.core.config import Config
+from codeflow.parallel.config import IntegrityConfig
 from codeflow.solve.config import RolloutConfig
 from codeflow.train.config import OptimizerConfig, ScheduleConfig
 
@@ -41,6 +42,7 @@ class GrpoConfig(Config):
     micro_rows: PositiveInt = 8  # rows of one backward pass
     loss_chunk_rows: PositiveInt = 512
     max_skips: NonNegativeInt = 10  # updates in a row that may be skipped for a loss that is not finite
+    integrity: IntegrityConfig = IntegrityConfig(recompute_every_steps=None)  # samplers' weights, state
     checkpoint_every_steps: PositiveInt = 10
     keep: PositiveInt = 2
     n_threads: PositiveInt | None = None  # None: the cores that this process may use

@@ -36,6 +36,8 @@ from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
 from codeflow.parallel.checkpoint import Complete
 from codeflow.parallel.config import MeshConfig
+from codeflow.parallel.integrity import Integrity, Watched
+from codeflow.parallel.launch import with_roll_backs
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place
 from codeflow.rl import grpo
@@ -62,10 +64,14 @@ _TAIL_STEPS = 10  # of the means in the manifest
 def run(config: GrpoConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     """Train `inputs["checkpoint"]` on the tasks of `config.split` in `inputs["tasks"]`.
 
-    Raises UserError for missing tasks, another tokenizer than the checkpoint's, or more than one process;
-    InfrastructureError when no sandbox works here, when a whole step could not be judged, or when more than `max_skips`
-    updates in a row were not finite.
+    Raises UserError for missing tasks, another tokenizer than the checkpoint's, or more than one process; RankFault
+    for bits that changed in silence (no pass is made again to compare); InfrastructureError when no sandbox works here,
+    when a whole step could not be judged, or when more than `max_skips` updates in a row were not finite.
     """
+    return with_roll_backs(config.integrity, MeshConfig(), 1, lambda _: _run_here(config, inputs, output))
+
+
+def _run_here(config: GrpoConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     tasks = _tasks(config, inputs["tasks"])
     with world(MeshConfig()) as here, kept_memory(), threads(config.n_threads):
         if here.n_ranks > 1:
@@ -117,7 +123,10 @@ class _Phase:
         self.loss = PolicyLoss(config.clip_low, config.clip_high, config.loss_chunk_rows)
         objective = Objective(self.model, self.loss)
         placed = place(self.model, objective, self.model.layers, here.mesh, self.dtype)
-        self.trainee = Trainee(objective, placed, Optimizer(placed.masters, config.optimizer, self.dtype), here)
+        optimizer = Optimizer(placed.masters, config.optimizer, self.dtype)
+        watched = Watched(placed.masters, optimizer.tensors, objective, self.model.layers)
+        self.integrity = Integrity(config.integrity, watched, here, output)
+        self.trainee = Trainee(objective, placed, optimizer, here, None, self.integrity)
         self.step, self.tokens, self.skipped_in_a_row = 0, int(start.complete.about["tokens"]), 0
         self._restore()
 
@@ -148,11 +157,14 @@ class _Phase:
         config = self.config
         if self.step == config.steps:
             return
+        self.integrity.start(self.step * config.updates_per_step)
         log, timing = (MetricsLog(self.output / name, self.step) for name in (METRICS, TIMING))
         for step in range(self.step + 1, config.steps + 1):
             started = time.perf_counter()
             indices = grpo.chosen_tasks(len(tasks), config.prompts_per_step, config.seed, step)
             source = Source(self.model, self.tokenizer, config.phase, config.seed, step)
+            self.integrity.begin((step - 1) * config.updates_per_step + 1, 0)
+            self.integrity.before_sampling()
             rolled = roll_out(source, [tasks[i] for i in indices], config.samples_per_prompt, config.rollout)
             values = self._learn(step, rolled)
             write_records(self.output / f"rollouts-{step:05d}.parquet", rolled.rollouts, Rollout)
@@ -206,7 +218,8 @@ class _Phase:
             members = [member for part in parts for member in part]
             values["sampler_gap"] = grpo.sampler_gap(members, [batch for update in updates for batch in update])
         self.loss.tally.reset()
-        reports = [self._update(update, factor) for update in updates]
+        first = (step - 1) * config.updates_per_step + 1
+        reports = [self._update(number, update, factor) for number, update in enumerate(updates, first)]
         clipped = self.loss.tally.n_clipped / max(self.loss.tally.n_tokens, 1)
         weight = sum(report.weight for report in reports)
         loss = sum(report.loss * report.weight for report in reports) / weight if weight else 0.0
@@ -218,8 +231,11 @@ class _Phase:
         old = batch_logprobs(self.model, PolicyBatch.of(batch), self.config.loss_chunk_rows)
         return replace(batch, old_logprobs=old)
 
-    def _update(self, made: Sequence[Batch], factor: float) -> StepReport:
+    def _update(self, number: int, made: Sequence[Batch], factor: float) -> StepReport:
+        """Make update `number` of the phase, counted from 1 and whether it is skipped or not."""
         config = self.config
+        if (number - 1) % config.updates_per_step:
+            self.integrity.begin(number, 0)  # a step's first one has begun before the sampling
         report = train_step(self.trainee, [PolicyBatch.of(b) for b in made], factor, config.optimizer.clip_norm)
         self.tokens += 0 if report.skipped else round(report.weight)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
