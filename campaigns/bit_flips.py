@@ -11,6 +11,7 @@ computation faults, against the sampling rate of recomputation; and what the che
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -450,10 +451,10 @@ def run_world(folder: Path, n_flips: int, n_checks: int, seed: int) -> dict[str,
 
 def _rank(rank: int, folder: Path, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  thousands of silent errors would be told
     store = dist.FileStore(str(folder / "store"), N_RANKS)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS)
-    found = run_world(folder, options.flips, options.clean, options.seed)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # a thousand silent errors are told
+        found = run_world(folder, options.flips, options.clean, options.seed)
     if rank == 0:
         tree = {**found, "flips": {name: dataclasses.asdict(tally) for name, tally in found["flips"].items()}}
         tree["computation"] = [dataclasses.asdict(each) for each in found["computation"]]
