@@ -25,6 +25,7 @@ from datetime import date
 from pathlib import Path
 
 from codeflow.core.types import Task, Verdict
+from codeflow.sandbox.control_groups import groups
 from codeflow.sandbox.local import probe
 from codeflow.sandbox.policy import MIB, Limits
 from codeflow.sandbox.pool import Pool
@@ -72,12 +73,15 @@ def make(number: int, seed: int) -> Job:
 
 
 def left_behind() -> dict[str, int]:
-    """Count what sandboxes could leave: processes below this one, files in temporary folders, descriptors."""
+    """Count what sandboxes could leave: processes below this one, files in temporary folders, descriptors, groups."""
+    if (made := groups()) is not None:
+        made.close()  # as many as were lent at once are kept
     folders = ("/tmp", "/dev/shm")
     return {
         "processes": sum(1 for pid in os.listdir("/proc") if pid.isdigit() and _is_ours(pid)),
         "files": sum(name.startswith("codeflow") for folder in folders for name in os.listdir(folder)),
         "descriptors": len(os.listdir("/proc/self/fd")),
+        "control groups": len(list(made.place.folder.glob(f"codeflow-{os.getpid()}-*"))) if made else 0,
     }
 
 

@@ -138,7 +138,7 @@ def test_paths_stay_inside(backend, path):
 
 def test_faults_of_the_surroundings_have_their_own_status(backend):
     host = _host(backend)
-    missing = dataclasses.replace(host, bwrap="/nowhere/bwrap", python="/nowhere/python")
+    missing = dataclasses.replace(host, **{"bwrap" if host.bwrap else "python": "/nowhere/program"})
     assert _run("pass", sandbox_of(backend, Policy(), missing)).status is Status.INFRASTRUCTURE
     if backend != "landlock":  # which shows the host's own paths; what is not there is not seen
         unbindable = dataclasses.replace(host, binds=("/nowhere/python",))

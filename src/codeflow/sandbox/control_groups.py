@@ -1,9 +1,10 @@
 """Limits on memory and processes of an execution as a whole, where a control group can be made; else there are rlimits.
 
 An rlimit binds each process; a group binds all of an execution's processes together, its temporary files included. A
-group is made below this process's own one, so that no limit of the surroundings is evaded: version 1 (memory and pids
-hierarchies), or version 2 where the own group, or the one that holds it, hands both controllers on. Groups are kept and
-lent again; an empty group costs nothing. Groups that a killed process left are removed by the next one that looks.
+group is made below this process's own one, so that no limit of the surroundings is evaded: version 1 (the memory
+hierarchy: only root can make groups there, and its executions have user ids of their own, by which an rlimit counts
+processes), or version 2 (memory and pids) where the own group, or the one that holds it, hands both controllers on.
+Groups are kept and lent again. Groups that a killed process left are removed by the next one that looks.
 """
 
 from __future__ import annotations
@@ -29,74 +30,81 @@ _NEEDED = ("memory", "pids")
 _MOST_IDLE = 16
 _END_SECONDS = 1.0
 _OVERHEAD_BYTES = 16 << 20  # what a fork of an interpreter writes to, the kernel's tables
-_OVERHEAD_PROCESSES = 4  # who waits for a program, who packs its files
+_OVERHEAD_PROCESSES = 8  # bubblewraps, who waits for a program, who packs its files
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where groups can be made: the folders below which they are made, for each controller one."""
+    """Where groups can be made: the folder of the group below which they are made."""
 
     version: str
-    memory: Path
-    pids: Path
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """The folders, once each."""
-        return (self.memory,) if self.memory == self.pids else (self.memory, self.pids)
+    folder: Path
 
 
 class Group:
-    """One group. `entrances` are descriptors: a process that writes 0 to each has gone in. Raises OSError."""
+    """One group. `entrance` is a descriptor: a process that writes 0 to it has gone in. Raises OSError."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.name = f"{_PREFIX}-{os.getpid()}-{next(_numbers)}"
-        self.entrances: list[int] = []
-        self.killed = 0  # what `kills` was when it was lent
-        self._limits: dict[Path, int] = {}
+        self.folder = place.folder / f"{_PREFIX}-{os.getpid()}-{next(_numbers)}"
+        self.entrance = self._events = -1
+        self.killed = 0  # what `kills` was when it was last given back
+        self._limits: dict[str, int] = {}
         try:
-            for folder in place.folders:
-                os.mkdir(folder / self.name)
-                self.entrances.append(os.open(folder / self.name / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            os.mkdir(self.folder)
+            self.entrance = os.open(self.folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            events = "memory.events" if place.version == VERSION_2 else "memory.oom_control"
+            self._events = os.open(self.folder / events, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.close()
             raise
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         """Set the limits for the next execution. Raises OSError when the kernel refuses."""
-        memory, pids = self.place.memory / self.name, self.place.pids / self.name
-        file = "memory.max" if self.place.version == VERSION_2 else "memory.limit_in_bytes"
-        for path, value in ((memory / file, memory_bytes), (pids / "pids.max", processes)):
-            if self._limits.get(path) != value:
-                path.write_text(str(value), encoding="ascii")
-                self._limits[path] = value
+        wanted = {"memory.limit_in_bytes": memory_bytes}
+        if self.place.version == VERSION_2:
+            wanted = {"memory.max": memory_bytes, "pids.max": processes}
+        for file, value in wanted.items():
+            if self._limits.get(file) != value:
+                (self.folder / file).write_text(str(value), encoding="ascii")
+                self._limits[file] = value
+
+    def enter(self, pid: int) -> None:
+        """Put a process in; those that it starts from then on are in too. Raises OSError."""
+        os.write(self.entrance, str(pid).encode())
+
+    def holds(self, pid: int) -> bool:
+        """Say whether a process is in."""
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
+            return any(line.endswith(f"/{self.folder.name}") for line in text.splitlines())
+        return False
 
     def kills(self) -> int:
         """Return how many processes the kernel has killed here for want of memory."""
-        file = "memory.events" if self.place.version == VERSION_2 else "memory.oom_control"
         with contextlib.suppress(OSError):
-            for line in (self.place.memory / self.name / file).read_text(encoding="ascii").splitlines():
-                name, _, value = line.partition(" ")
-                if name == "oom_kill":
-                    return int(value)
+            said = os.pread(self._events, 4096, 0)
+            _, found, value = said.partition(b"oom_kill ")
+            return int(value.split()[0]) if found else 0
         return 0
 
     def close(self) -> None:
         """Remove it. Processes that are about to vanish are waited for."""
-        for descriptor in self.entrances:
-            os.close(descriptor)
-        self.entrances = []
+        self.forget()
         deadline = time.monotonic() + _END_SECONDS
-        for folder in self.place.folders:
-            while (folder / self.name).exists():
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder / self.name)
-                    break
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.01)
+        while self.folder.exists() and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.folder)
+                return
+            time.sleep(0.01)
+
+    def forget(self) -> None:
+        """Close its descriptors."""
+        for descriptor in (self.entrance, self._events):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.entrance = self._events = -1
 
 
 class Groups:
@@ -116,10 +124,10 @@ class Groups:
                 return self._idle.pop()
         return Group(self.place)
 
-    def give_back(self, group: Group) -> None:
-        """Keep a group for the next execution, if few are idle and it is empty."""
+    def give_back(self, group: Group, empty: bool) -> None:
+        """Keep a group for the next execution, if few are idle and nobody can be in it any more."""
         with self._lock:
-            keep = len(self._idle) < _MOST_IDLE and not _inhabited(group)
+            keep = empty and len(self._idle) < _MOST_IDLE
             if keep:
                 self._idle.append(group)
         if not keep:
@@ -136,15 +144,7 @@ class Groups:
         self._lock = threading.Lock()
         idle, self._idle = self._idle, []
         for group in idle:  # they are the parent's; only the descriptors are ours too
-            for descriptor in group.entrances:
-                os.close(descriptor)
-
-
-def _inhabited(group: Group) -> bool:
-    try:
-        return any((folder / group.name / "cgroup.procs").read_text() for folder in group.place.folders)
-    except OSError:
-        return True
+            group.forget()
 
 
 def places(own: str, mounts: str) -> list[Place]:
@@ -158,14 +158,13 @@ def places(own: str, mounts: str) -> list[Place]:
             for name in [""] if kind[0] == "cgroup2" else kind[-1].split(","):
                 mounted[name] = (fields[3], Path(fields[4]))
     found = []
-    first = [_folder(paths, mounted, name) for name in _NEEDED]
-    if first[0] and first[1]:
-        found.append(Place(VERSION_1, first[0], first[1]))
-    second = _folder(paths, mounted, "")
+    first, second = _folder(paths, mounted, "memory"), _folder(paths, mounted, "")
+    if first:
+        found.append(Place(VERSION_1, first))
     if second:
-        top = mounted[""][1]
-        for folder in [second, *([second.parent] if second != top else [])]:
-            found.append(Place(VERSION_2, folder, folder))
+        found.append(Place(VERSION_2, second))
+        if second != mounted[""][1]:
+            found.append(Place(VERSION_2, second.parent))
     return found
 
 
@@ -198,7 +197,7 @@ def _works(place: Place) -> bool:
     """Make a group, limit it, put a process in and see it there."""
     if place.version == VERSION_2:
         with contextlib.suppress(OSError):
-            handed = (place.memory / "cgroup.subtree_control").read_text(encoding="ascii").split()
+            handed = (place.folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
             if not set(_NEEDED) <= set(handed):
                 return False
     try:
@@ -209,10 +208,8 @@ def _works(place: Place) -> bool:
         group.limit(64 << 20, 8)
         child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={})
         try:
-            for entrance in group.entrances:
-                os.write(entrance, str(child.pid).encode())
-            lists = [(folder / group.name / "cgroup.procs").read_text().split() for folder in place.folders]
-            return all(str(child.pid) in entries for entries in lists)
+            group.enter(child.pid)
+            return group.holds(child.pid)
         finally:
             child.communicate()
     except OSError:
@@ -223,12 +220,11 @@ def _works(place: Place) -> bool:
 
 def _sweep(place: Place) -> None:
     """Remove empty groups of processes that are no more."""
-    for folder in place.folders:
-        for left in folder.glob(f"{_PREFIX}-*-*"):
-            pid = left.name.split("-")[1]
-            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                with contextlib.suppress(OSError):
-                    left.rmdir()
+    for left in place.folder.glob(f"{_PREFIX}-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            with contextlib.suppress(OSError):
+                left.rmdir()
 
 
 def lend(limits: Limits) -> Group | None:
@@ -239,20 +235,23 @@ def lend(limits: Limits) -> Group | None:
     group = made.lend()
     try:
         group.limit(limits.memory_bytes + limits.disk_bytes + _OVERHEAD_BYTES, limits.processes + _OVERHEAD_PROCESSES)
-        group.killed = group.kills()
     except OSError:
         group.close()
         raise
     return group
 
 
-def give_back(group: Group | None) -> bool:
-    """Give a group back, and say whether the kernel killed something in it for want of memory since it was lent."""
+def give_back(group: Group | None, empty: bool) -> bool:
+    """Give a group back, and say whether the kernel killed something in it for want of memory since it was lent.
+
+    `empty` says that all of the execution's processes have been reaped; else the group is not used again.
+    """
     made = groups()
     if group is None or made is None:
         return False
-    starved = group.kills() > group.killed
-    made.give_back(group)
+    killed = group.kills()
+    starved, group.killed = killed > group.killed, killed
+    made.give_back(group, empty)
     return starved
 
 
@@ -268,4 +267,4 @@ def version(group: Group | None) -> str:
 
 def entrances(group: Group | None) -> Sequence[int]:
     """Return the descriptors of a group, none where there is no group."""
-    return group.entrances if group else ()
+    return (group.entrance,) if group else ()

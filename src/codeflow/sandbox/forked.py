@@ -65,7 +65,7 @@ class ForkServerSandbox(CarriedFiles):
             if not whole:
                 server.end()
             self._servers.give_back(server)
-            starved = give_back(group)
+            starved = give_back(group, whole)
         if keep_files and not seen.timed_out and not seen.overflowed and not seen.fault:
             self._files = unpack(seen.output["kept"], limits.disk_bytes)
         result = _result(seen, limits, self.kind)

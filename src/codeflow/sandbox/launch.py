@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 _CHUNK_BYTES = 1 << 16
@@ -52,7 +52,6 @@ class Watch:
     budget_bytes: int
     buffers: dict[int, bytearray] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
-    on_data: dict[int, Callable[[], None]] = field(default_factory=dict)
     overflowed: bool = False
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # something is to be done: exit, overflow
     drained: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,8 +81,6 @@ class Watch:
                 self.stop.set()
             data = kept
         self.buffers[descriptor] += data
-        if descriptor in self.on_data:
-            self.on_data[descriptor]()
 
     def close(self, loop: asyncio.AbstractEventLoop) -> None:
         for descriptor in self.buffers:
@@ -102,7 +99,6 @@ class Pipes:
     passed: tuple[int, ...]  # kept open in the child under the same number
     capped: frozenset[int]  # keys of `reads` that count against the output limit
     status: int  # key of `reads` on which bubblewrap writes JSON objects
-    admit: Callable[[int], None] | None = None  # is given the namespace's first process, which waits; OSError ends all
 
 
 def _start(argv: Sequence[str], pipes: Pipes, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -141,7 +137,6 @@ async def launch(
     process = _start(argv, pipes, environment)
     for descriptor in pipes.reads:
         watch.add(loop, descriptor)
-    refused = _admission(watch, pipes)
     pidfd = os.pidfd_open(process.pid)
     loop.add_reader(pidfd, watch.stop.set)
     timed_out = False
@@ -156,7 +151,7 @@ async def launch(
         os.close(pidfd)
         init = _init_pid(bytes(watch.buffers[pipes.status]))
         sampled = Usage(0.0, 0)
-        if init is not None and (timed_out or watch.overflowed or refused or not watch.stop.is_set()):
+        if init is not None and (timed_out or watch.overflowed or not watch.stop.is_set()):
             sampled = usage_of_tree(init)
             await _end(init)
         exit_code, reaped = await _reap(process, init)
@@ -174,26 +169,6 @@ async def launch(
         overflowed=watch.overflowed,
         lingered=lingered,
     )
-
-
-def _admission(watch: Watch, pipes: Pipes) -> list[OSError]:
-    """Have the first process admitted as soon as it is known; return where an error will be, which ends the launch."""
-    refused: list[OSError] = []
-    admit = pipes.admit
-
-    def known() -> None:
-        pid = _init_pid(bytes(watch.buffers[pipes.status]))
-        if pid is not None and admit is not None:
-            del watch.on_data[pipes.status]
-            try:
-                admit(pid)
-            except OSError as error:
-                refused.append(error)
-                watch.stop.set()
-
-    if admit is not None:
-        watch.on_data[pipes.status] = known
-    return refused
 
 
 async def gone(pid: int) -> None:
