@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 from codeflow.core.config import Config
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
-from codeflow.corpus.git_files import files_at
 from codeflow.corpus.git_repository import Repository, fingerprint, locate_all
 from codeflow.corpus.installed import (
     Candidate,
@@ -29,14 +28,13 @@ from codeflow.corpus.installed import (
     package_candidates,
     stdlib_candidates,
 )
-from codeflow.corpus.licence import licence_of_text
+from codeflow.corpus.licence_files import LicenceFolder, folders_of
 from codeflow.corpus.survey import Found, Limits, Look, Reading, look, looked, read_documents
 from codeflow.execute.local import THIS_MACHINE
 from codeflow.execute.pool import Pool
 from codeflow.execute.shards import run_shards
 
 _CANDIDATES_PER_LOOK = 2000
-_LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING", "COPYING.txt")
 
 
 class CollectConfig(Config):
@@ -79,6 +77,8 @@ def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path, pool: P
     Counts: `read` is every listed file plus one document per module with enough docstrings; what is not kept is
     dropped by reason, `over_cap` being what the sample leaves out. Raises UserError for repositories like `locate_all`.
     """
+    from codeflow.core.records import write_records
+
     cache = Path(config.cache).expanduser() if config.cache else output.parent / "cache" / "git"
     repositories, remarks = locate_all(config.repositories, config.optional_repositories, cache)
     for remark in remarks:
@@ -96,6 +96,8 @@ def run(config: CollectConfig, inputs: Mapping[str, Path], output: Path, pool: P
         Reading(f"{number:05d}", output, tuple(part), limits)
         for number, part in enumerate(_shards(chosen, config.shard_bytes))
     ]
+    owners = ((found.candidate.collection.repository, found.candidate.own) for found in chosen)
+    write_records(output / "licences-00000.parquet", folders_of(owners), LicenceFolder)
     counts = counts + run_shards(read_documents, readings, output, "collect: reading", pool)
     n_unlisted = sum(unlisted.values())
     counts = counts + Counts(read=n_unlisted, dropped={**dict(sorted(unlisted.items())), "over_cap": over_cap})
@@ -108,18 +110,11 @@ def _n_looks(candidates: list[Candidate]) -> int:
 
 def _candidates(config: CollectConfig, repositories: list[Repository], dropped: Counter[str]) -> Iterable[Candidate]:
     for repository in repositories:
-        yield from git_candidates(repository, _licence_of_repository(repository), dropped)
+        yield from git_candidates(repository, dropped)
     if config.include_stdlib:
         yield from stdlib_candidates(dropped)
     if config.include_packages:
         yield from package_candidates(dropped, config.excluded_packages)
-
-
-def _licence_of_repository(repository: Repository) -> str:
-    for _, content in files_at(repository.folder, repository.head, _LICENCE_NAMES):
-        if found := licence_of_text(content.decode("utf-8", "replace")):
-            return found
-    return ""
 
 
 def choose(found: Iterable[Found], config: CollectConfig) -> tuple[list[Found], int]:

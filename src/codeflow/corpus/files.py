@@ -21,6 +21,7 @@ from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.corpus import detect
+from codeflow.corpus.licence_files import MAX_BYTES, is_licence_file, licences_of_folders, nearest
 from codeflow.corpus.locations import Location, fingerprint, located, opened
 from codeflow.corpus.notebooks import NotebookForm, notebook_text
 from codeflow.corpus.plain_text import Refused, text_of
@@ -47,7 +48,7 @@ class FilesConfig(Config):
     domains: tuple[Literal["code", "general", "data"], ...] = ("code", "general")
     max_file_bytes: int = Field(default=1_000_000, ge=1)  # of a source file or notebook, and of a row's text
     repository: str = ""  # what origins name as the repository; "" for the last folder of each place
-    licence: str = ""  # SPDX expression for files that do not state one
+    licence: str = ""  # SPDX expression for files that state none and have no LICENSE file in a folder above them
     notebooks: NotebookForm = "script"
     tables: TableSettings = TableSettings()
 
@@ -60,6 +61,7 @@ class FilesShard:
     output: Path
     locations: tuple[Location, ...]
     config: FilesConfig
+    licences: Mapping[str, Mapping[str, str]]  # place -> folder -> licence, where there are licence files
 
     @property
     def reads(self) -> str:
@@ -82,9 +84,27 @@ def run(config: FilesConfig, inputs: Mapping[str, Path], output: Path, pool: Poo
     if not config.files:
         raise UserError("no file is named; set files, as in files='[\"~/src/project\"]'")
     locations = located(config.files)
-    shards = [FilesShard(f"{n:05d}", output, part, config) for n, part in enumerate(_parts(locations))]
+    licences = _licences(locations)
+    shards = [FilesShard(f"{n:05d}", output, part, config, licences) for n, part in enumerate(_parts(locations))]
     counts = run_shards(read_files, shards, output, "files", pool)
     return seal(output, counts, {"n_files": len(locations)})
+
+
+def _place(location: Location) -> str:
+    return location.url.removesuffix(location.path)
+
+
+def _licences(locations: list[Location]) -> dict[str, dict[str, str]]:
+    """Read the licence files; return the licence of each folder that has some, by place."""
+    texts: dict[str, list[tuple[str, bytes]]] = {}
+    for location in locations:
+        if is_licence_file(location.path):
+            try:
+                content = _content(location, MAX_BYTES)
+            except Refused:
+                continue
+            texts.setdefault(_place(location), []).append((location.path, content))
+    return {place: licences_of_folders(found) for place, found in texts.items()}
 
 
 def _is_table(location: Location) -> bool:
@@ -119,8 +139,11 @@ def read_files(shard: FilesShard) -> Counts:
 
 def _documents(shard: FilesShard, dropped: Counter[str]) -> Iterator[Document]:
     for location in shard.locations:
-        found = _of_table if _is_table(location) else _of_file
-        for document in found(location, shard.config, dropped):
+        if _is_table(location):
+            documents = _of_table(location, shard.config, dropped)
+        else:
+            documents = _of_file(location, shard.config, shard.licences.get(_place(location), {}), dropped)
+        for document in documents:
             if reason := _unwanted(document, shard.config):
                 dropped[reason] += 1
             else:
@@ -146,7 +169,9 @@ def _of_table(location: Location, config: FilesConfig, dropped: Counter[str]) ->
             yield from row_documents(row, config.tables, dropped)
 
 
-def _of_file(location: Location, config: FilesConfig, dropped: Counter[str]) -> Iterator[Document]:
+def _of_file(
+    location: Location, config: FilesConfig, folders: Mapping[str, str], dropped: Counter[str]
+) -> Iterator[Document]:
     try:
         data = _content(location, config.max_file_bytes)
         text = text_of(data)
@@ -157,12 +182,13 @@ def _of_file(location: Location, config: FilesConfig, dropped: Counter[str]) -> 
     except Refused as refusal:
         dropped[str(refusal)] += 1
         return
+    own = nearest(location.path, folders)
     origin = Origin(
         source="files",
         repository=config.repository or location.place,
         revision="",
         path=location.path,
-        licence=detect.licence_in_text(text) or config.licence,
+        licence=detect.licence_in_text(text) or (own.licence if own else folders.get("") or config.licence),
         fetched_at=location.modified,
     )
     yield Document(sha256_text(text), text, language, origin, detect.flags(location.path, data))

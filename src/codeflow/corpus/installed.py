@@ -12,14 +12,16 @@ import re
 import sysconfig
 from collections import Counter
 from collections.abc import Collection as Container
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from codeflow.corpus.git_files import GITLINK_MODE, SYMLINK_MODE, tree_entries
+from codeflow.corpus.git_files import GITLINK_MODE, SYMLINK_MODE, TreeEntry, blob_reader, tree_entries
 from codeflow.corpus.git_repository import Repository
 from codeflow.corpus.licence import licence_of_package
+from codeflow.corpus.licence_files import MAX_BYTES, FolderLicence, is_licence_file, licences_of_folders, nearest
 
+_METADATA_FOLDER = re.compile(r"[^/]+\.dist-info(?:/licenses)?")
 _NOT_STDLIB = {"site-packages", "dist-packages"}
 
 
@@ -44,6 +46,12 @@ class Candidate:
     path: str  # below the collection's folder, as it will stand in the origin
     sha: str = ""  # of the blob, for git
     n_bytes: int = -1  # known beforehand only for git
+    own: FolderLicence | None = None  # of a folder below the collection's; None: the collection's holds
+
+    @property
+    def licence(self) -> str:
+        """The SPDX expression that the file falls under where it states none itself; "" for none that is known."""
+        return self.own.licence if self.own else self.collection.licence
 
 
 def stdlib_candidates(dropped: Counter[str]) -> Iterator[Candidate]:
@@ -88,7 +96,8 @@ def package_candidates(dropped: Counter[str], excluded: Container[str] = ()) -> 
     """Yield the files of the packages as `distributions` gives them; those outside of site-packages are counted."""
     seen: set[str] = set()
     for distribution in distributions(excluded):
-        collection = _collection_of(distribution)
+        folders = licences_of_folders(_licence_texts(distribution))
+        collection = _collection_of(distribution, folders)
         if distribution.files is None:
             dropped["package_without_file_list"] += 1
         for file in sorted(distribution.files or [], key=str):
@@ -101,23 +110,47 @@ def package_candidates(dropped: Counter[str], excluded: Container[str] = ()) -> 
                 dropped["listed_twice"] += 1
             else:
                 seen.add(path)
-                yield Candidate(collection, path)
+                yield Candidate(collection, path, own=nearest(path, folders))
 
 
-def _collection_of(distribution: importlib.metadata.Distribution) -> Collection:
+def _licence_texts(distribution: importlib.metadata.Distribution) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of the licence files that a package lists and that are whole files of a usual size."""
+    for file in sorted(distribution.files or [], key=str):
+        path = PurePosixPath(file).as_posix()
+        place = Path(str(distribution.locate_file(file)))
+        if not is_licence_file(path) or path.startswith(("/", "../")) or "/../" in path or not _is_utf8(path):
+            continue
+        try:
+            if place.is_file() and not place.is_symlink() and place.stat().st_size <= MAX_BYTES:
+                yield path, place.read_bytes()
+        except OSError:
+            continue
+
+
+def _stated_beside_metadata(folders: Mapping[str, str]) -> str:
+    """Return the licence whose text lies with a package's metadata, where there is one only."""
+    found = {licence for folder, licence in folders.items() if _METADATA_FOLDER.match(folder)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _collection_of(distribution: importlib.metadata.Distribution, folders: Mapping[str, str]) -> Collection:
     metadata = distribution.metadata
     expression, stated = ((metadata.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
     licence = licence_of_package(expression, stated, metadata.get_all("Classifier") or [])
+    licence = licence or _stated_beside_metadata(folders)
     name, version = metadata["Name"], distribution.version
     return Collection("package", f"{name} {version}", version, licence, "", str(distribution.locate_file("")), False)
 
 
-def git_candidates(repository: Repository, licence: str, dropped: Counter[str]) -> Iterator[Candidate]:
+def git_candidates(repository: Repository, dropped: Counter[str]) -> Iterator[Candidate]:
     """Yield the regular files at the repository's head."""
+    entries = list(tree_entries(repository.folder, repository.head))
+    folders = _licences_at_head(repository, entries)
+    licence = folders.get("", "")
     collection = Collection(
         repository.source, repository.name, repository.head, licence, repository.head_time, str(repository.folder), True
     )
-    for entry in tree_entries(repository.folder, repository.head):
+    for entry in entries:
         if entry.mode == GITLINK_MODE:
             dropped["submodule"] += 1
         elif entry.mode == SYMLINK_MODE:
@@ -125,7 +158,7 @@ def git_candidates(repository: Repository, licence: str, dropped: Counter[str]) 
         elif not _is_utf8(entry.path):
             dropped["path_invalid_utf8"] += 1
         else:
-            yield Candidate(collection, entry.path, entry.sha, entry.n_bytes)
+            yield Candidate(collection, entry.path, entry.sha, entry.n_bytes, nearest(entry.path, folders))
 
 
 def _is_utf8(path: str) -> bool:
@@ -134,3 +167,16 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _licences_at_head(repository: Repository, entries: list[TreeEntry]) -> dict[str, str]:
+    texts = [
+        entry
+        for entry in entries
+        if entry.mode not in (GITLINK_MODE, SYMLINK_MODE) and _is_utf8(entry.path) and is_licence_file(entry.path)
+    ]
+    with blob_reader(repository.folder) as reader:
+        answers = reader.read([entry.sha for entry in texts], MAX_BYTES)
+        return licences_of_folders(
+            (entry.path, content) for entry, (_, _, content) in zip(texts, answers, strict=True) if content is not None
+        )

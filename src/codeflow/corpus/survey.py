@@ -225,7 +225,7 @@ def _documents(shard: Reading) -> Iterator[Document]:
 def _document(found: Found, data: bytes, limits: Limits) -> Document:
     candidate = found.candidate
     text, path = text_of(data), candidate.path
-    licence = detect.licence_in_text(text) or candidate.collection.licence
+    licence = detect.licence_in_text(text) or candidate.licence
     if found.kind == "description":
         text, _ = _description(text)
     elif found.kind == "docstrings":
