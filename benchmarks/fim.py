@@ -2,19 +2,24 @@
 
 Ours: one split per level (function, statement, expression) of every file, from text to prefix, middle and suffix. Peer,
 and physical bound: tree-sitter parsing the same texts. Runs alternate; the best of each side counts; every split is
-checked to reassemble its text.
+checked to reassemble its text. With `--folders` (checkouts of any repositories) also every language that they hold.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sysconfig
 import time
 from pathlib import Path
 
-from codeflow.transform.fim import Source, generator, parser_of
+from campaigns._texts import texts_by_language
 
-TEXT_BYTES, ROUNDS = 8_000_000, 3
+from codeflow.core.languages import BY_NAME
+from codeflow.transform.fim import Source, generator, parser_of
+from codeflow.transform.fim_nodes import TABLES
+
+TEXT_BYTES, LANGUAGE_BYTES, ROUNDS = 8_000_000, 2_000_000, 3
 LEVELS = ("function", "statement", "expression")
 TARGET_MB_PER_SECOND, TARGET_RATIO = 5.0, 2.5
 
@@ -34,21 +39,21 @@ def texts(n_bytes: int) -> list[str]:
     return found
 
 
-def parse(corpus: list[str]) -> float:
+def parse(corpus: list[str], language: str = "Python") -> float:
     """Parse every text; return CPU seconds."""
-    parser = parser_of("python")
+    parser = parser_of(BY_NAME[language].grammar)
     start = time.process_time()
     for text in corpus:
         assert parser.parse(text.encode()).root_node is not None
     return time.process_time() - start
 
 
-def split(corpus: list[str]) -> tuple[float, int]:
+def split(corpus: list[str], language: str = "Python") -> tuple[float, int]:
     """Split every text at every level; return CPU seconds and the number of splits."""
     n = 0
     start = time.process_time()
     for number, text in enumerate(corpus):
-        source = Source(text, "Python")
+        source = Source(text, language)
         for level in LEVELS:
             fim = source.split(level, generator(0, str(number), level), 3, 4000)
             if fim is not None:
@@ -57,8 +62,30 @@ def split(corpus: list[str]) -> tuple[float, int]:
     return time.process_time() - start, n
 
 
+def by_language(folders: list[Path]) -> dict[str, dict[str, float]]:
+    """Return MB/s of splitting and of parsing alone, and the ratio of their times, for each language of the files."""
+    found: dict[str, dict[str, float]] = {}
+    for language, files in texts_by_language(folders, LANGUAGE_BYTES).items():
+        if language not in TABLES:
+            continue
+        corpus = list(files.values())
+        megabytes = sum(len(text.encode()) for text in corpus) / 1e6
+        peer = min(parse(corpus, language) for _ in range(2))
+        ours = min(split(corpus, language)[0] for _ in range(2))
+        found[language] = {
+            "ours": round(megabytes / ours, 1),
+            "parsing": round(megabytes / peer, 1),
+            "ratio": round(ours / peer, 2),
+            "megabytes": round(megabytes, 1),
+        }
+    return found
+
+
 def main() -> None:
     """Print one JSON line."""
+    parser = argparse.ArgumentParser(prog="benchmarks fim", description="Completion splits against parsing alone")
+    parser.add_argument("--folders", type=Path, nargs="*", default=[])
+    folders = parser.parse_args().folders
     corpus = texts(TEXT_BYTES)
     megabytes = sum(len(text.encode()) for text in corpus) / 1e6
     parse(corpus[:50])
@@ -90,7 +117,7 @@ def main() -> None:
         "target": {"ours_at_least": TARGET_MB_PER_SECOND, "ratio_at_most": TARGET_RATIO},
         "met": megabytes / min(ours) >= TARGET_MB_PER_SECOND and ratio <= TARGET_RATIO,
     }
-    print(json.dumps(result))
+    print(json.dumps(result | ({"languages": by_language(folders)} if folders else {})))
 
 
 if __name__ == "__main__":

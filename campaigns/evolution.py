@@ -158,7 +158,7 @@ def run(repository: Path, config: EvolutionConfig) -> Row:
         if digests[0] != digests[1]:
             failures.append("the second run wrote other bytes")
         title = repository.parent.name if repository.name in ("repo", ".git") else repository.name
-        return Row(title, len(line), manifests[0], failures)
+        return Row(title.replace("+", "/"), len(line), manifests[0], failures)
 
 
 def table(rows: list[Row]) -> str:
