@@ -168,7 +168,7 @@ def going_on(rows: TrainingRows, earlier: Sequence[SeenSet]) -> tuple[LoaderPlan
     Raises UserError for a set in `once` that was read otherwise: which of its rows are new cannot be told.
     """
     seen: dict[str, Seen] = {}
-    remarks: list[str] = []
+    anew: list[str] = []
     for name, rows_of_set in rows.sets.items():
         order = (rows_of_set.n_rows, rows.plan.seed, rows_of_set.index.token_multiset_hash)
         known = [record for record in earlier if record.name == rows_of_set.name]
@@ -182,11 +182,10 @@ def going_on(rows: TrainingRows, earlier: Sequence[SeenSet]) -> tuple[LoaderPlan
                 "validation_rows"
             )
         elif any(record.content == rows_of_set.index.token_multiset_hash for record in known):
-            remarks.append(
-                f"set '{name}' starts anew: an earlier phase read it in another order (seed or rows held out)"
-            )
+            anew.append(name)
     fields = {**rows.plan.model_dump(), "seen": {name: record.model_dump() for name, record in seen.items()}}
-    return validate(LoaderPlan, fields), remarks
+    why = "an earlier phase read the same tokens in another order (context, seed or rows held out)"
+    return validate(LoaderPlan, fields), [f"starting anew: {', '.join(anew)}; {why}"] if anew else []
 
 
 def seen_in_all(earlier: Sequence[SeenSet], rows: TrainingRows, steps: int) -> list[SeenSet]:
