@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import csv
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,9 @@ from make_golden_curve import make_tokenizer, make_tokens
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, begin, input_record, seal, work_key
+from codeflow.execute.local import THIS_MACHINE
+from codeflow.execute.pool import Pool, in_this_process
+from codeflow.execute.shards import RAY_ADDRESS, pool_on
 from codeflow.model.flops import count_parameters
 from codeflow.recipes import sweep
 from codeflow.recipes.scaling import scaling
@@ -40,11 +45,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"tokens": folder / "tokens", "tokenizer": folder / "tokenizer"}
 
 
-def run(config: SweepConfig, inputs: dict[str, Path], output: Path) -> Path:
+def run(config: SweepConfig, inputs: dict[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Path:
     torch.set_num_threads(1)
     records = {name: input_record(path) for name, path in inputs.items()}
     begin(output, "runs", config, records, work_key("runs", config, records))
-    sweep.run(config, inputs, output)
+    sweep.run(config, inputs, output, pool)
     return output / "runs.csv"
 
 
@@ -82,6 +87,49 @@ def test_finished_runs_are_not_trained_again(inputs, tmp_path: Path, monkeypatch
     table = run(small, inputs, tmp_path / "sweep")
     assert not set(first) & set(trained)
     assert len(read_runs(table)) == 4
+
+
+class Elsewhere:
+    """A pool that begins at the end, and loses the word of one job after it is done."""
+
+    def __init__(self) -> None:
+        self.n_jobs = 0
+
+    def outcomes(self, work, jobs, small=False):
+        self.n_jobs = max(self.n_jobs, len(jobs))
+        for number, (job, outcome) in enumerate(in_this_process(work, jobs[::-1])):
+            yield job, ConnectionError("the node is gone") if number == 1 else outcome
+
+    @contextlib.contextmanager
+    def kept(self):
+        yield self
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """Return the rows without the one column that says how long a run took."""
+    with table.open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_the_rows_do_not_depend_on_who_runs_the_jobs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    small = TINY.model_copy(update={"tokens": (128,)})
+    elsewhere = Elsewhere()
+    table = run(small, inputs, tmp_path / "there", elsewhere)
+    assert elsewhere.n_jobs == 5
+    assert rows_of(table) == rows_of(run(small, inputs, tmp_path / "here"))
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_ray_cluster_are_those_of_this_machine(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv(RAY_ADDRESS, raising=False)
+    small = TINY.model_copy(update={"tokens": (128,)})
+    with pool_on("ray") as pool:
+        assert pool != THIS_MACHINE
+        table = run(small, inputs, tmp_path / "there", pool)
+    assert rows_of(table) == rows_of(run(small, inputs, tmp_path / "here"))
 
 
 def test_a_language_without_tokens_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class ScalingRecipe(Config):
                 pooled=True,
             ),
             v["pack"].stage(self.pack, samples),
-            Stage("sweep", "runs", f"{module}.sweep:run", self.sweep, tokens),
+            Stage("sweep", "runs", f"{module}.sweep:run", self.sweep, tokens, pooled=True),
             Stage("law", LAW, "codeflow.scaling.stage:run", self.law, {"runs": "sweep"}),
             Stage(
                 "mixture_plan",

@@ -92,6 +92,10 @@ def sweep(
         list[str] | None, typer.Option(help="A git repository (path or url) to add; may be given several times.")
     ] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="Print what would run and why, then stop.")] = False,
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="WHERE", help="Where the runs train, one core each: local, ray or ray:HOST:PORT."),
+    ] = "local",
 ) -> None:
     """Train a grid of tiny models on local files, fit their law, plan a mixture and test it: the recipe `scaling`.
 
@@ -105,10 +109,12 @@ def sweep(
         codeflow scaling sweep -o runs/mine --repos ~/src/project sweep.workers=2 sweep.seed=1
 
         codeflow scaling sweep --plan
+
+        codeflow scaling sweep --on ray:10.0.0.1:6379
     """
     from codeflow.recipes import runner
 
-    wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()))
+    wanted = runner.Wanted(tuple(overrides or ()), tuple(repos or ()), on=on)
     runner.run_recipe("scaling", output, wanted, only_plan)
     if not only_plan:
         folder = output or Path("runs/scaling")

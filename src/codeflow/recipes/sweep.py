@@ -4,9 +4,9 @@
 
 The grid: every size and every number of tokens for each language alone, and (fewer cells, if so configured) for each
 pair in equal parts and for all languages together. A run is a job of `run_shards`: finished ones are skipped after a
-kill, and whatever schedules jobs can schedule runs. Each trains with the ordinary `train` stage, whose checkpoint is
-deleted once its losses are read. A row says where it comes from: fingerprints of tokens and tokenizer, the hash of the
-run's training configuration, code version, seed.
+kill, and they run on this machine or on a Ray cluster, one core each. Each trains with the ordinary `train` stage,
+whose checkpoint is deleted once its losses are read. A row says where it comes from: fingerprints of tokens and
+tokenizer, the hash of the run's training configuration, code version, seed.
 
 Every number of tokens has its own whole schedule (warm-up and decay): the losses of one long run's middle would be too
 high and bend the law (Hoffmann et al. 2022).
@@ -32,7 +32,8 @@ from codeflow.core.config import Config, canonical_json
 from codeflow.core.errors import UserError, suggest
 from codeflow.core.manifest import Counts, Manifest, begin, input_record, seal, work_key
 from codeflow.core.storage import remove_tree, write_text
-from codeflow.execute.local import LocalPool
+from codeflow.execute.local import THIS_MACHINE, LocalPool
+from codeflow.execute.pool import Pool
 from codeflow.execute.shards import run_shards
 from codeflow.model.config import ModelConfig
 from codeflow.model.flops import count_parameters, training_flops_per_token
@@ -90,7 +91,7 @@ class SweepConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig(adamw_learning_rate=0.02)  # for every size
     validation_rows: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
-    workers: int | None = Field(default=None, ge=1)  # runs at a time; None: one per core
+    workers: int | None = Field(default=None, ge=1)  # runs at a time on this machine; None: one per core
 
     @model_validator(mode="after")
     def _fits(self) -> SweepConfig:
@@ -115,8 +116,8 @@ class Cell:
     output: Path
 
 
-def run(config: SweepConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Train the grid and write its table. Raises UserError for a language that the tokens do not hold.
+def run(config: SweepConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
+    """Train the grid in `pool` and write its table. Raises UserError for a language that the tokens do not hold.
 
     Counts: runs. The manifest's metrics hold the training operations of the whole grid.
     """
@@ -127,7 +128,8 @@ def run(config: SweepConfig, inputs: Mapping[str, Path], output: Path) -> Manife
         if language not in sets:
             raise UserError(f"no set '{language}' in {inputs['tokens']}{suggest(language, sets)}")
     cells = list(grid(config, inputs, output))
-    counts = run_shards(train_cell, cells, output, "sweep", LocalPool(config.workers))
+    place = LocalPool(config.workers) if pool == THIS_MACHINE else pool
+    counts = run_shards(train_cell, cells, output, "sweep", place)
     rows = [row for cell in cells for row in json.loads((output / _ROWS / f"{cell.name}.json").read_text())]
     write_text(output / RUNS, table(rows))
     for folder in (_ROWS, _TRAINING):

@@ -242,6 +242,7 @@ _TABLE = (
         "codeflow.transform.quality_scores:ScoreConfig",
         "Tag documents with the score of a trained quality proxy.",
         ("documents", "classifier"),
+        pooled=True,
     ),
     Verb(
         "fold",

@@ -20,6 +20,8 @@ from pydantic import Field
 from codeflow.core.config import Config
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.types import Document
+from codeflow.execute.local import THIS_MACHINE, LocalPool
+from codeflow.execute.pool import Pool
 from codeflow.transform.classifier_artifact import Classifier, load_classifier
 from codeflow.transform.operator import with_tags
 from codeflow.transform.quality_annotate import domain_for
@@ -31,7 +33,7 @@ class ScoreConfig(Config):
     kind: str = "transformer"  # a folder of the artifact: transformer, linear or fasttext
     tag: str = "quality"  # the annealing phase draws by the tag of this name
     batch_documents: int = Field(default=1024, ge=1)
-    workers: int | None = Field(default=None, ge=1)  # processes; None: one per core
+    workers: int | None = Field(default=None, ge=1)  # processes of this machine; None: one per core
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,13 @@ class _Shard:
     config: ScoreConfig
 
 
-def run(config: ScoreConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
-    """Score `inputs["documents"]` by `inputs["classifier"]`.
+def run(config: ScoreConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
+    """Score `inputs["documents"]` by `inputs["classifier"]`, each shard a job of `pool`.
 
     Counts: nothing is dropped; notes: documents and bytes scored, bytes read. Metrics: the share of the bytes that was
     read, and what the classifier was trained on. Raises UserError when the artifact has no classifier of the kind.
     """
     from codeflow.core.records import shards
-    from codeflow.execute.local import LocalPool
     from codeflow.execute.shards import run_shards
 
     description = load_classifier(inputs["classifier"], config.kind).description
@@ -58,7 +59,8 @@ def run(config: ScoreConfig, inputs: Mapping[str, Path], output: Path) -> Manife
         _Shard(f"{number:05d}", source, inputs["classifier"], output, config)
         for number, source in enumerate(shards(inputs["documents"], "documents"))
     ]
-    counts = run_shards(_score_shard, jobs, output, "score", LocalPool(config.workers))
+    place = LocalPool(config.workers) if pool == THIS_MACHINE else pool
+    counts = run_shards(_score_shard, jobs, output, "score", place)
     share = counts.notes.get("read_bytes", 0) / max(1, counts.notes.get("scored_bytes", 0))
     learnt = {name: getattr(description, name) for name in ("kind", "domain", "target", "source")}
     return seal(output, counts, {"read_share": round(share, 6), "classifier": learnt})
