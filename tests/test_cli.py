@@ -47,6 +47,7 @@ def complaint(*arguments: str, **environment: str) -> str:
         (["generate", "/nowhere", "--prompt", "x"], ["/nowhere"]),
         (["reweight", "/nowhere", "code=0.6"], ["/nowhere is no phase in training"]),
         (["reweight", "/nowhere", "code"], ["'code' is no weight of a set", "SET=WEIGHT"]),
+        (["inspect-logs", "/nowhere", "-o", "/tmp"], ["/nowhere", "scores artifact"]),
         (["mine-tasks", "/nowhere"], ["/nowhere"]),
         (["mine-tasks", ".", "max_task=3"], ["max_task", "did you mean 'max_tasks'"]),
         (["tasks", "out", "--on", "ray"], ["--on ray", "'tasks' does not work on shards"]),

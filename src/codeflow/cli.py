@@ -17,6 +17,7 @@ from codeflow import __version__
 from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.progress import say, visible
 from codeflow.execute.chain import resolve
+from codeflow.recipes.log_commands import inspect_logs
 from codeflow.recipes.scaling_commands import app as scaling_app
 from codeflow.recipes.verb_commands import Overrides, Where, add_verbs
 from codeflow.recipes.verbs import VERBS
@@ -32,6 +33,7 @@ app = typer.Typer(
     "finished work is reused, interrupted work goes on where it stopped.",
 )
 app.add_typer(scaling_app, name="scaling")
+app.command("inspect-logs")(inspect_logs)
 
 
 @app.callback(invoke_without_command=True)

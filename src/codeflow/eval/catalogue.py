@@ -20,6 +20,7 @@ _LEAVES = {
     "bird": ("bird",),
     "bfcl": ("bfcl",),
     "xstest": ("xstest",),
+    "aider_polyglot": ("aider_polyglot_diff", "aider_polyglot_whole"),
     "project_completion": ("project_completion",),
 }
 NAMES = tuple(name for names in _LEAVES.values() for name in names)

@@ -20,8 +20,9 @@ def mine_tasks(repository: str, output: Path, overrides: Sequence[str]) -> Manif
     module = "codeflow.solve.repository.mine"
     stage = Stage(output.name, KIND, f"{module}:run", config, world=f"{module}:world")
     folder = output.resolve().parent
+    key = stage_key(stage, folder)  # says what is wrong with the repository before anything is made
     with folder_lock(folder):
-        step = compare(stage, output, stage_key(stage, folder))
+        step = compare(stage, output, key)
         say(f"{stage.name}: {step.action} ({step.reason})")
         if step.action != "reuse":
             make(stage, folder, step.key)
