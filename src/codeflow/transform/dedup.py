@@ -109,13 +109,20 @@ class DedupConfig(Config):
 
 def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Deduplicate `inputs["documents"]` into `output`. The result does not depend on `pool`."""
-    from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
+    from codeflow.core.manifest import require_kind, seal
+
+    require_kind(inputs["documents"], ["documents"])
+    with pool.kept() as kept:  # processes that have loaded the compiled code serve every step
+        counts, metrics = _steps(config, inputs["documents"], output, kept)
+    return seal(output, counts, metrics)
+
+
+def _steps(config: DedupConfig, source: Path, output: Path, pool: Pool) -> tuple[Counts, dict[str, Any]]:
+    from codeflow.core.manifest import PROGRESS, Counts
     from codeflow.execute.shards import run_shards
     from codeflow.transform import decisions, exact_dedup, forks, near_dedup
     from codeflow.transform.fingerprints import is_small, shard_jobs, sign_shard
 
-    source = inputs["documents"]
-    require_kind(source, ["documents"])
     scratch = output / PROGRESS / "dedup"
 
     def jobs(step: str) -> list[fingerprints.ShardJob]:
@@ -137,7 +144,7 @@ def run(config: DedupConfig, inputs: Mapping[str, Path], output: Path, pool: Poo
         metrics["n_near_duplicate_clusters"] = counts.notes.get("near_duplicate_clusters", 0)
     decisions.write_decisions(scratch, width)
     counts += run_shards(decisions.write_shard, jobs("write"), output, "write", pool, small)
-    return seal(output, counts, metrics)
+    return counts, metrics
 
 
 def _near(
