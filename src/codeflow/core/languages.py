@@ -21,9 +21,13 @@ class Language:
     functions: tuple[str, ...] = ()  # named node types of functions and methods; a keyword may share the name ("class")
     classes: tuple[str, ...] = ()
     comments: tuple[str, ...] = ("comment",)
+    doc_marks: tuple[str, ...] = ()  # openings of comments that document; () where those right above a declaration do
+    documented: tuple[str, ...] = ()  # named node types, besides functions and classes, that such comments belong to
 
 
 _C_BLOCK = ("/*", "*/")
+_DOC_BLOCK = ("/**",)
+_DOXYGEN = ("/**", "/*!", "///", "//!")
 _JS_FUNCTIONS = (
     "function_declaration",
     "function_expression",
@@ -47,6 +51,7 @@ LANGUAGES: tuple[Language, ...] = (
         _JS_FUNCTIONS,
         ("class_declaration",),
         _JS_COMMENTS,
+        doc_marks=_DOC_BLOCK,
     ),
     Language(
         "TypeScript",
@@ -58,8 +63,11 @@ LANGUAGES: tuple[Language, ...] = (
         _JS_FUNCTIONS,
         _TS_CLASSES,
         _JS_COMMENTS,
+        doc_marks=_DOC_BLOCK,
     ),
-    Language("TSX", "code", (".tsx",), "//", _C_BLOCK, "tsx", _JS_FUNCTIONS, _TS_CLASSES, _JS_COMMENTS),
+    Language(
+        "TSX", "code", (".tsx",), "//", _C_BLOCK, "tsx", _JS_FUNCTIONS, _TS_CLASSES, _JS_COMMENTS, doc_marks=_DOC_BLOCK
+    ),
     Language(
         "Java",
         "code",
@@ -70,6 +78,7 @@ LANGUAGES: tuple[Language, ...] = (
         ("method_declaration", "constructor_declaration", "compact_constructor_declaration"),
         ("class_declaration", "interface_declaration", "enum_declaration", "record_declaration"),
         ("line_comment", "block_comment"),
+        doc_marks=_DOC_BLOCK,
     ),
     Language(
         "C#",
@@ -86,6 +95,7 @@ LANGUAGES: tuple[Language, ...] = (
             "record_declaration",
             "enum_declaration",
         ),
+        doc_marks=("///", "/**"),
     ),
     Language(
         "Go",
@@ -96,6 +106,7 @@ LANGUAGES: tuple[Language, ...] = (
         "go",
         ("function_declaration", "method_declaration"),
         ("type_declaration",),
+        documented=("package_clause", "const_declaration", "var_declaration"),
     ),
     Language(
         "Rust",
@@ -107,8 +118,19 @@ LANGUAGES: tuple[Language, ...] = (
         ("function_item",),
         ("struct_item", "impl_item", "trait_item", "enum_item", "union_item"),
         ("line_comment", "block_comment"),
+        doc_marks=_DOXYGEN,
     ),
-    Language("C", "code", (".c", ".h"), "//", _C_BLOCK, "c", ("function_definition",), ("struct_specifier",)),
+    Language(
+        "C",
+        "code",
+        (".c", ".h"),
+        "//",
+        _C_BLOCK,
+        "c",
+        ("function_definition",),
+        ("struct_specifier",),
+        doc_marks=_DOXYGEN,
+    ),
     Language(
         "C++",
         "code",
@@ -118,6 +140,7 @@ LANGUAGES: tuple[Language, ...] = (
         "cpp",
         ("function_definition",),
         ("class_specifier", "struct_specifier"),
+        doc_marks=_DOXYGEN,
     ),
     Language(
         "PHP",
@@ -128,6 +151,7 @@ LANGUAGES: tuple[Language, ...] = (
         "php",
         ("function_definition", "method_declaration"),
         ("class_declaration", "interface_declaration", "trait_declaration", "enum_declaration"),
+        doc_marks=_DOC_BLOCK,
     ),
     Language(
         "Ruby", "code", (".rb",), "#", ("=begin", "=end"), "ruby", ("method", "singleton_method"), ("class", "module")
@@ -142,6 +166,7 @@ LANGUAGES: tuple[Language, ...] = (
         ("function_declaration", "secondary_constructor", "anonymous_function"),
         ("class_declaration", "object_declaration"),
         ("line_comment", "multiline_comment"),
+        doc_marks=_DOC_BLOCK,
     ),
     Language(
         "Scala",
@@ -153,6 +178,7 @@ LANGUAGES: tuple[Language, ...] = (
         ("function_definition",),
         ("class_definition", "object_definition", "trait_definition", "enum_definition"),
         ("comment", "block_comment"),
+        doc_marks=_DOC_BLOCK,
     ),
     Language("Shell", "code", (".sh", ".bash"), "#", (), "bash", ("function_definition",)),
     Language(
@@ -186,6 +212,7 @@ LANGUAGES: tuple[Language, ...] = (
         "cuda",
         ("function_definition",),
         ("class_specifier", "struct_specifier"),
+        doc_marks=_DOXYGEN,
     ),
     Language("Markdown", "general", (".md", ".markdown")),
     Language("reStructuredText", "general", (".rst",)),

@@ -44,7 +44,7 @@ class Weights(Config):
 class DocumentationAndStructure(Config):
     """The hand-made measurement (see the module): a weighted mean of parts, each 0..1, all from tags and the text.
 
-    Code: documentation (share of documented functions and classes in Python; elsewhere comments stand in for it),
+    Code: documentation (share of documented functions and classes; beyond Python comments, where they say more),
     comments (0.15 of the bytes is full marks, beyond 0.5 falls), syntax (1 without errors, 0 at 5 % of bytes), function
     size (full up to a mean of 30 lines, 0 at 150; 0.5 without functions), identifiers (share of distinct names with
     three characters or more), structure (node entropy, full from 4.5 bits).
@@ -74,7 +74,9 @@ def code_parts(document: Document) -> dict[str, float]:
         return parts
     comments = tags["comment_share"]
     parts["comments"] = _ramp(comments, 0.0, 0.15) * _ramp(comments, 0.9, 0.5)
-    explained = tags.get("documented_share", parts["comments"])
+    explained = tags.get("documented_share", 0.0)
+    if "docstring_share" not in tags:
+        explained = max(explained, parts["comments"])
     parts["documentation"] = explained if tags["n_functions"] + tags["n_classes"] else _ramp(comments, 0.0, 0.1)
     parts["syntax"] = _ramp(tags["syntax_error_ratio"], 0.05, 0.0)
     parts["function_size"] = _ramp(tags["mean_function_lines"], 150.0, 30.0) if "mean_function_lines" in tags else 0.5

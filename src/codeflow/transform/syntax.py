@@ -17,15 +17,16 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from codeflow.core.languages import BY_NAME
+from codeflow.core.languages import BY_NAME, Language
 from codeflow.core.types import Document
+from codeflow.transform import doc_comments
 from codeflow.transform.operator import Drop, Operator, with_tags
 
 if TYPE_CHECKING:
     import tree_sitter
 
 _ERROR_KIND = 65535
-_FUNCTION, _CLASS, _COMMENT, _ERROR = 1, 2, 3, 4
+_FUNCTION, _CLASS, _COMMENT, _ERROR, _DOCUMENTED = 1, 2, 3, 4, 5
 _MAX_AST_BYTES = 4_000_000
 
 
@@ -37,6 +38,10 @@ class Grammar:
     interesting: dict[int, int]
     n_kinds: int
     docstrings: bool  # Python: the first statement of a body, when it is a string
+    language: Language
+    not_declared: frozenset[int]  # kinds among functions and classes that nobody documents
+    assigned: frozenset[int]  # kinds that are declared when they are given a name
+    with_body: frozenset[int]  # kinds that are declared when they have a body
 
 
 @functools.cache
@@ -53,7 +58,14 @@ def grammar_of(language: str) -> Grammar | None:
     for names, what in ((entry.functions, _FUNCTION), (entry.classes, _CLASS), (entry.comments, _COMMENT)):
         for name in names:
             interesting[named_kind(grammar, name)] = what
-    return Grammar(tree_sitter.Parser(grammar), interesting, grammar.node_kind_count, language == "Python")
+    for name in entry.documented:
+        interesting[named_kind(grammar, name)] = _DOCUMENTED
+    special = [
+        frozenset(kind for name in names if (kind := grammar.id_for_node_kind(name, True)))
+        for names in (doc_comments.NOT_DECLARED, doc_comments.ASSIGNED, doc_comments.WITH_BODY)
+    ]
+    parser, is_python = tree_sitter.Parser(grammar), language == "Python"
+    return Grammar(parser, interesting, grammar.node_kind_count, is_python, entry, *special)
 
 
 def named_kind(grammar: Any, name: str) -> int:
@@ -72,9 +84,10 @@ class Walk:
     max_depth: int = 0
     n_functions: int = 0
     n_classes: int = 0
-    n_documented: int = 0  # functions and classes with a docstring
+    n_documented: int = 0  # functions and classes with a docstring, or a comment that documents them
+    n_declared: int = 0  # functions and classes that could have one
     comment_bytes: int = 0
-    docstring_bytes: int = 0
+    docstring_bytes: int = 0  # beyond Python of comments that document, which are comments too
     error_bytes: int = 0
     function_lines: list[int] = field(default_factory=list)
     entropy_bits: float = 0.0  # of the distribution of node kinds
@@ -85,8 +98,9 @@ class MeasureSyntax(Operator):
 
     Tags: `syntax_error_ratio` (share of bytes in erroneous or missing nodes), `syntax_max_depth`,
     `syntax_node_entropy` (bits), `comment_share` (bytes), `n_functions`, `n_classes`, `mean_function_lines`,
-    `max_function_lines`; for Python also `docstring_share` (bytes), `documented_share` (of functions and classes) and
-    `ast_ok` (1 where `ast.parse` accepts).
+    `max_function_lines`, `documented_share` (of declared functions and classes: those with a docstring, beyond Python
+    with a comment that documents them, see `doc_comments`); for Python `docstring_share` (bytes) and `ast_ok` (1 where
+    `ast.parse` accepts), for others `doc_comment_share` (bytes; they are part of `comment_share`).
     """
 
     name: ClassVar[str] = "syntax"
@@ -111,12 +125,10 @@ class MeasureSyntax(Operator):
         if walk.function_lines:
             tags["mean_function_lines"] = sum(walk.function_lines) / len(walk.function_lines)
             tags["max_function_lines"] = float(max(walk.function_lines))
-        if grammar.docstrings:
-            tags["docstring_share"] = walk.docstring_bytes / n_bytes
-            named = walk.n_functions + walk.n_classes
-            tags["documented_share"] = walk.n_documented / named if named else 0.0
-            if self.python_ast:
-                tags["ast_ok"] = float(parses_as_python(document.text))
+        tags["documented_share"] = walk.n_documented / walk.n_declared if walk.n_declared else 0.0
+        tags["docstring_share" if grammar.docstrings else "doc_comment_share"] = walk.docstring_bytes / n_bytes
+        if grammar.docstrings and self.python_ast:
+            tags["ast_ok"] = float(parses_as_python(document.text))
         return with_tags(document, tags)
 
 
@@ -144,6 +156,7 @@ def walk_tree(grammar: Grammar, data: bytes) -> Walk:
     walk = Walk()
     kinds = array("H")
     add, interesting = kinds.append, grammar.interesting
+    comments = None if grammar.docstrings else doc_comments.DocComments(data, grammar.language)
     cursor = tree.walk()
     down, right, up = cursor.goto_first_child, cursor.goto_next_sibling, cursor.goto_parent
     depth = 0
@@ -160,7 +173,7 @@ def walk_tree(grammar: Grammar, data: bytes) -> Walk:
                     walk.error_bytes += node.end_byte - max(error_end, node.start_byte)  # type: ignore[union-attr]
                     error_end = node.end_byte  # type: ignore[union-attr]
             else:
-                _look_at(walk, node, what, grammar.docstrings)
+                _look_at(walk, node, what, grammar, comments)
         if down():
             depth += 1
             continue
@@ -173,27 +186,47 @@ def walk_tree(grammar: Grammar, data: bytes) -> Walk:
             depth -= 1
     if tree.root_node.has_error:
         walk.error_bytes += _count_missing(tree)
-    if grammar.docstrings:
+    if comments is None:
         walk.docstring_bytes += _docstring_bytes(tree.root_node)
+        walk.n_declared = walk.n_functions + walk.n_classes
+    else:
+        walk.docstring_bytes, walk.n_documented = comments.n_bytes, comments.n_documented
+        walk.n_declared = comments.n_declared
     walk.n_nodes = len(kinds)
     walk.entropy_bits = _entropy_bits(kinds, grammar.n_kinds)
     return walk
 
 
-def _look_at(walk: Walk, node: Any, what: int, docstrings: bool) -> None:
+def _look_at(walk: Walk, node: Any, what: int, grammar: Grammar, comments: doc_comments.DocComments | None) -> None:
     if what == _COMMENT:
         walk.comment_bytes += node.end_byte - node.start_byte
+        if comments is not None:
+            comments.comment(node.start_byte, node.end_byte)
+        return
+    if what == _DOCUMENTED:
+        if comments is not None:
+            comments.declaration(node.start_byte, counts=False)
         return
     if what == _FUNCTION:
         walk.n_functions += 1
         walk.function_lines.append(node.end_point[0] - node.start_point[0] + 1)
     else:
         walk.n_classes += 1
-    if docstrings:
+    if comments is not None:
+        _declare(comments, node, grammar)
+    else:
         body = node.child_by_field_name("body")
         n_bytes = _docstring_bytes(body) if body is not None else 0
         walk.docstring_bytes += n_bytes
         walk.n_documented += n_bytes > 0
+
+
+def _declare(comments: doc_comments.DocComments, node: Any, grammar: Grammar) -> None:
+    kind, start = node.kind_id, node.start_byte
+    if kind in grammar.not_declared or (kind in grammar.assigned and not comments.is_assigned(start)):
+        return
+    if kind not in grammar.with_body or node.child_by_field_name("body") is not None:
+        comments.declaration(start)
 
 
 def _docstring_bytes(body: Any) -> int:
