@@ -37,6 +37,7 @@ from codeflow.model import huggingface
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel import checkpoint
+from codeflow.parallel.checkpoint_index import read_index
 from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.parallel.context import ContextAttention
 from codeflow.parallel.faults import RankFault
@@ -277,19 +278,24 @@ def _put_back(rig: Rig, before: dict[str, Tensor]) -> None:
 
 def on_the_way_to_disk(rig: Rig, n: int, rng: random.Random) -> Tally:
     """Save `n` checkpoints, each with a flip in the copy that is written, after the live tensors' fingerprints."""
-    tally, flipped = Tally(), [""]
+    tally = Tally()
     saver, whole = Saver(rig.here), Saver._copy
-    drawn = [Flip.draw(rng)]
+    first = rig.output / "step-first"
+    saver.save(first, 0, rig.state(), {})
+    saver.wait()
+    writers = {
+        (name, int(part.file.split("_")[2])) for name, x in read_index(first).tensors.items() for part in x.parts
+    }
+    for number in range(1, n + 1):
+        drawn = Flip.draw(rng)
+        victim, drawn.rank = sorted(writers)[drawn.tensor % len(writers)]
 
-    def copy(self: Saver, name: str, tensor: Tensor) -> Tensor:
-        copied = whole(self, name, tensor)
-        if name == sorted(rig.state())[drawn[0].tensor % len(rig.state())] and local(tensor).numel():
-            flipped[0] = drawn[0].apply({name: copied}) or name
-        return copied
+        def copy(self: Saver, name: str, tensor: Tensor, victim: str = victim, drawn: Flip = drawn) -> Tensor:
+            copied = whole(self, name, tensor)
+            if name == victim:
+                drawn.apply({name: copied})
+            return copied
 
-    for number in range(n):
-        drawn[0] = Flip.draw(rng)
-        drawn[0].rank = 0  # of copies, the first rank's is written
         Saver._copy = copy
         folder = rig.output / f"step-{number:08d}"
         tally.flips += 1
@@ -298,7 +304,9 @@ def on_the_way_to_disk(rig: Rig, n: int, rng: random.Random) -> Tally:
             saver.wait()
         except RankFault as fault:
             tally.caught += not folder.exists()
-            tally.named += fault.ranks == (0,) and f"'{flipped[0]}' of rank 0 at step {number}" in str(fault)
+            tally.named += fault.ranks == (drawn.rank,) and f"'{victim}' of rank {drawn.rank} at step {number}" in str(
+                fault
+            )
         finally:
             Saver._copy = whole
     saver.close()
@@ -443,7 +451,7 @@ def run_world(folder: Path, n_flips: int, n_checks: int, seed: int) -> dict[str,
             found["checks"] += checks
             found["alarms"] += alarms
     with world(MeshConfig.model_validate(REPLICAS)) as here:
-        for kind, n, every in (("once", n_flips // 2, 2), ("once", n_flips // 2, 5), ("always", n_flips // 20, 5)):
+        for kind, n, every in (("once", n_flips // 4, 2), ("once", n_flips // 4, 5), ("always", n_flips // 40, 5)):
             rng = random.Random(f"{seed} {kind} {every}")
             found["computation"].append(computation(here, kind, n, every, rng, folder))
     return found

@@ -83,6 +83,16 @@ def test_a_damaged_marker_is_refused(text: str, here: World, tmp_path: Path) -> 
         checkpoint.read(tmp_path / "state")
 
 
+@pytest.mark.parametrize("change", [('"step": 1', '"step": 3'), ('"tokens": 5', '"tokens": 7'), ("00", "01")])
+def test_a_changed_marker_is_refused(change: tuple[str, str], here: World, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "state", 1, {**tensors(), "zero": torch.zeros(100)}, {"tokens": 5, "x": "00"}, here)
+    path = tmp_path / "state" / checkpoint.COMPLETE
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change, 1))
+    with pytest.raises(UserError, match=r"complete\.json does not match its SHA-256"):
+        checkpoint.read(tmp_path / "state")
+
+
 def test_an_unfinished_save_is_not_seen_and_is_cleared(here: World, tmp_path: Path) -> None:
     checkpoint.save(checkpoint.step_folder(tmp_path, 1), 1, tensors(), {}, here)
     left = tmp_path / ".step-00000002.tmp"

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
@@ -32,7 +32,7 @@ from codeflow.core.config import Config
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import FileRecord
 from codeflow.core.progress import say
-from codeflow.core.storage import crash_point, make_folder, remove_tree, sha256_file, write_text
+from codeflow.core.storage import crash_point, make_folder, remove_tree, sha256_file, sha256_text, write_text
 from codeflow.kernels.fingerprint import fingerprint
 from codeflow.parallel.checkpoint_index import IndexReader, IndexWriter, parts_in, read_index
 from codeflow.parallel.faults import Fault, RankFault, suspects
@@ -49,7 +49,12 @@ class Complete(Config):
     step: int  # updates done
     about: dict[str, Any]  # what the saver wants to know again: JSON only
     files: dict[str, FileRecord]
-    fingerprints: dict[str, tuple[int, int]] = Field(default_factory=dict)  # of whole tensors, by name
+    fingerprints: dict[str, tuple[int, int]]  # of whole tensors, by name
+    sha256: str = ""  # of all of the above
+
+    def digest(self) -> str:
+        """Return what `sha256` must be."""
+        return sha256_text(self.model_copy(update={"sha256": ""}).model_dump_json())
 
 
 def save(
@@ -85,6 +90,7 @@ def save(
     if world.is_first:
         crash_point(f"after state {folder.name}")
         complete = Complete(step=step, about=dict(about), files=_records(temporary), fingerprints=whole)
+        complete = complete.model_copy(update={"sha256": complete.digest()})
         write_text(temporary / COMPLETE, complete.model_dump_json(indent=2))
         remove_tree(folder)
         crash_point(f"before rename {folder.name}")
@@ -152,11 +158,14 @@ def read(folder: Path) -> Complete:
 def _complete(folder: Path) -> Complete:
     path = folder / COMPLETE
     try:
-        return Complete.model_validate_json(path.read_text())
+        complete = Complete.model_validate_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{folder} is no complete checkpoint (no {COMPLETE}); use another one") from None
     except (ValidationError, UnicodeDecodeError):
         raise UserError(f"checkpoint file {path} is damaged; use another checkpoint") from None
+    if complete.sha256 != complete.digest():
+        raise UserError(f"checkpoint file {path} does not match its SHA-256; use another checkpoint")
+    return complete
 
 
 def load(folder: Path, tensors: Mapping[str, Tensor]) -> None:
