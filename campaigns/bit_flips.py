@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -21,7 +22,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -218,12 +219,21 @@ def batch(step: int) -> TensorBatch:
     return TensorBatch(ids, ids.roll(-1, 1), torch.ones(ids.shape), positions, starts)
 
 
-def flips(rig: Rig, name: str, n: int, rng: random.Random) -> Tally:
+def _in_time(here: World, numbers: Iterable[int], seconds: float) -> Iterator[int]:
+    """Yield `numbers` for so long, on all ranks alike."""
+    end = time.monotonic() + seconds
+    for number in numbers:
+        if here.any(time.monotonic() > end):
+            return
+        yield number
+
+
+def flips(rig: Rig, name: str, n: int, rng: random.Random, seconds: float = math.inf) -> Tally:
     """Make `n` trials at one place of a step; what is tallied counts on the first rank."""
     tally = Tally()
     rig.make_step()  # optimizer state that is not zero
     before = {key: local(x).clone() for key, x in rig.state().items()}
-    for _ in range(n):
+    for _ in _in_time(rig.here, range(n), seconds):
         drawn = Flip.draw(rng)
         flipped = _prepare(rig, name, drawn)
         updates = rig.trainee.optimizer.updates
@@ -350,18 +360,19 @@ def in_files(rig: Rig, n: int, rng: random.Random) -> dict[str, Tally]:
     return tallies
 
 
-def clean(rig: Rig, n_steps: int) -> tuple[int, int]:
+def clean(rig: Rig, n_steps: int, seconds: float = math.inf) -> tuple[int, int]:
     """Make clean steps; return the checks made (one place at one step) and the false alarms."""
     places = 4 if isinstance(rig.payloads, _FlippingPayloads) else 3
-    alarms = 0
-    for _ in range(n_steps):
+    alarms = n = 0
+    for _ in _in_time(rig.here, range(n_steps), seconds):
+        n += 1
         try:
             rig.make_step()
         except RankFault:
             alarms += 1
             rig.trainee.optimizer.clear_gradients()
             rig.integrity.after_update()
-    return n_steps * places, alarms
+    return n * places, alarms
 
 
 @dataclass
@@ -400,18 +411,23 @@ class _Miscomputing:
             flip(result[0].data, drawn.place, bit)
 
 
-def computation(here: World, kind: str, n: int, every: int, rng: random.Random, output: Path) -> Computation:
-    """Let a rank miscompute `n` times: "once" in one pass of a random step, or "always" alike until it is noticed.
+def computation(
+    here: World, what: tuple[str, int, int], rng: random.Random, output: Path, seconds: float = math.inf
+) -> Computation:
+    """Let a rank miscompute: `what` is the kind, how many times, and every how many steps a pass is made again.
+
+    "once" in one pass of a random step, or "always" alike until it is noticed.
 
     The layout has 4 replicas; one of the 2 passes of each `every`-th step is made again, on the next rank too.
     """
+    kind, n, every = what
     config = IntegrityConfig(checks=(), every_steps=None, recompute_every_steps=every, recompute_on="both")
     rig = Rig.make(here, MeshConfig.model_validate(REPLICAS), output, config)
     wrong = _Miscomputing(list(rig.trainee.objective.model.layers))
     rig.make_step()
     before = {key: local(x).clone() for key, x in rig.state().items()}
     tally = Computation(kind, every)
-    for _ in range(n):
+    for _ in _in_time(here, range(n), seconds):
         drawn = Flip.draw(rng)
         tally.faults += 1
         first = rng.randrange(every)
@@ -433,27 +449,28 @@ def computation(here: World, kind: str, n: int, every: int, rng: random.Random, 
     return tally
 
 
-def run_world(folder: Path, n_flips: int, n_checks: int, seed: int) -> dict[str, Any]:
-    """Run every part of the campaign that needs four processes; call it on each of them."""
+def run_world(folder: Path, n_flips: int, n_checks: int, seed: int, minutes: float = math.inf) -> dict[str, Any]:
+    """Run the whole campaign on this process and its three peers; parts that would need longer end early."""
+    share = minutes * 60 / (2 * len(PLACES) + 3)  # seconds of a part
     found: dict[str, Any] = {"flips": {}, "checks": 0, "alarms": 0, "computation": []}
     config = IntegrityConfig(every_steps=1, recompute_every_steps=None)
-    for name, (axes, share) in PLACES.items():
+    for name, (axes, part) in PLACES.items():
         mesh = MeshConfig.model_validate(axes)
         with world(mesh) as here:
             rig = Rig.make(here, mesh, folder, config)
             rng = random.Random(f"{seed} {name}")
-            found["flips"][name] = flips(rig, name, round(n_flips * share), rng)
+            found["flips"][name] = flips(rig, name, round(n_flips * part), rng, share)
             if name == "state":
                 found["flips"]["checkpoint, on its way to disk"] = on_the_way_to_disk(rig, round(n_flips * 0.05), rng)
                 found["flips"] |= in_files(rig, round(n_flips * 0.075), rng)
             rig = Rig.make(here, mesh, folder, config)
-            checks, alarms = clean(rig, -(-n_checks // (len(PLACES) * 3)))
+            checks, alarms = clean(rig, -(-n_checks // (len(PLACES) * 3)), share)
             found["checks"] += checks
             found["alarms"] += alarms
     with world(MeshConfig.model_validate(REPLICAS)) as here:
         for kind, n, every in (("once", n_flips // 4, 2), ("once", n_flips // 4, 5), ("always", n_flips // 40, 5)):
             rng = random.Random(f"{seed} {kind} {every}")
-            found["computation"].append(computation(here, kind, n, every, rng, folder))
+            found["computation"].append(computation(here, (kind, n, every), rng, folder, share))
     return found
 
 
@@ -462,7 +479,7 @@ def _rank(rank: int, folder: Path, options: argparse.Namespace) -> None:
     store = dist.FileStore(str(folder / "store"), N_RANKS)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=N_RANKS)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # a thousand silent errors are told
-        found = run_world(folder, options.flips, options.clean, options.seed)
+        found = run_world(folder, options.flips, options.clean, options.seed, options.minutes)
     if rank == 0:
         tree = {**found, "flips": {name: dataclasses.asdict(tally) for name, tally in found["flips"].items()}}
         tree["computation"] = [dataclasses.asdict(each) for each in found["computation"]]
@@ -508,6 +525,7 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--clean", type=int, default=10_000, help="clean checks, of one place at one step each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="parts that would need longer end early")
     parser.add_argument("--table", type=Path, help="write the tables, with date and machine, to this file")
     options = parser.parse_args()
     started = time.monotonic()

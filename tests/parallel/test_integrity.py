@@ -28,7 +28,7 @@ def _sample(folder: Path) -> None:
             found[f"{name}, clean"] = clean(rig, 1)[1]
     with world(MeshConfig.model_validate(REPLICAS)) as here:
         for kind in ("once", "always"):
-            found[kind] = asdict(computation(here, kind, N_FLIPS, 1, random.Random(4), folder))
+            found[kind] = asdict(computation(here, (kind, N_FLIPS, 1), random.Random(4), folder))
     if dist.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))
 
