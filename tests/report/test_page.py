@@ -137,3 +137,22 @@ def test_terminal_escapes_in_documents_are_not_printed(tmp_path: Path, capsys: p
     inputs = write_run(tmp_path)
     show_artifact(inputs["collect"], 2, 0, verify=False)
     assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_changed_mixtures_are_drawn_and_told() -> None:
+    rows = [
+        {"step": 0, "tokens": 0, "mixture": {"code": 0.5, "general": 0.5}},
+        {"step": 1, "tokens": 5, "loss": 2.0},
+        {
+            "step": 2,
+            "tokens": 9,
+            "loss": 1.0,
+            "mixture": {"code": 0.7, "general": 0.3},
+            "mixture_reasons": {"code": "degraded"},
+        },
+        {"step": 3, "tokens": 12, "loss": 1.0},
+    ]
+    chart = curves.mixtures([Panel("sft", {"sft": rows}), Panel("still", {"still": [{"step": 1, "loss": 1.0}]})])
+    assert "sft" in chart
+    assert "still" not in chart
+    assert curves.mixtures([]) == ""

@@ -183,6 +183,22 @@ _TABLE = (
         pooled=True,
     ),
     Verb(
+        "levels",
+        "samples",
+        "codeflow.train.curriculum:run",
+        "codeflow.train.curriculum:LevelsConfig",
+        "Split sets of samples into easy, medium and hard ones, for a curriculum.",
+        ("samples",),
+    ),
+    Verb(
+        "replay",
+        "samples",
+        "codeflow.train.replay:run",
+        "codeflow.train.replay:ReplayConfig",
+        "Take the best documents of every language as samples to be mixed into later phases.",
+        ("documents",),
+    ),
+    Verb(
         "pack",
         "tokens",
         "codeflow.tokens.pack:run",

@@ -71,6 +71,34 @@ def losses(panels: Sequence[Panel], borders: Mapping[int, str] | None = None, fr
         return svg(figure)
 
 
+def mixtures(panels: Sequence[Panel]) -> str:
+    """Draw the shares of the sets over the steps of phases whose weights change, a panel each; a dot is a change.
+
+    A row has `mixture` (set -> weight) where its batch is the first with these weights.
+    """
+    panels = [panel for panel in panels if any("mixture" in row for rows in panel.lines.values() for row in rows)]
+    if not panels:
+        return ""
+    with plt.rc_context(STYLE):
+        figure, found = plt.subplots(1, len(panels), figsize=(min(4.6 * len(panels), 10.4), 2.6), squeeze=False)
+        for axes, panel in zip(found[0], panels, strict=True):
+            rows = [row for rows in panel.lines.values() for row in rows]
+            changes = [(row["step"], row["mixture"]) for row in rows if "mixture" in row]
+            last = max(row["step"] for row in rows)
+            for place, name in enumerate(sorted({name for _, weights in changes for name in weights})):
+                shares = [(step, weights.get(name, 0.0) / sum(weights.values())) for step, weights in changes]
+                x, y = zip(*shares, (last, shares[-1][1]), strict=True)
+                colour = COLOURS[place % len(COLOURS)]
+                axes.step(x, y, where="post", color=colour, linewidth=1.4, label=name)
+                axes.plot(x[:-1], y[:-1], "o", color=colour, markersize=3)
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.set_title(panel.name, loc="left", fontsize=10, fontweight="bold")
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=3)
+        found[0][0].set_ylabel("share of the rows")
+        return svg(figure)
+
+
 def _tokens(n: float) -> str:
     return f"{n / 1e6:.2g} M" if n >= 1e6 else f"{n / 1e3:.3g} k" if n >= 1e3 else f"{n:.0f}"
 

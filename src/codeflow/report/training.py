@@ -30,12 +30,27 @@ def training(artifacts: Artifacts) -> Section:
     return {
         "chart": curves.losses(panels, borders),
         "fine_tuning": curves.losses(_fine_tuning(checkpoints, rows), from_zero=True),
+        "mixtures": curves.mixtures(_changing(checkpoints, rows)),
+        "weight_changes": [line for artifact in checkpoints for line in _changes(artifact, rows[artifact.name])],
         "throughput": charts.series([(i, row["tokens_per_second"]) for i, row in timed], "tokens per second"),
         "mfu": charts.series([(i, row["mfu"]) for i, row in timed if "mfu" in row], "model FLOP utilisation"),
         "learning_rate": charts.series([(i, row["lr"]) for i, row in enumerate(flat) if "lr" in row], "learning rate"),
         "phases": [_told(artifact, rows[artifact.name]) for artifact in checkpoints],
         "sources": cite(*checkpoints),
     }
+
+
+def _changing(checkpoints: Sequence[Artifact], rows: Mapping[str, curves.Rows]) -> list[Panel]:
+    """Return a panel for each phase whose mixture changed while it ran."""
+    n_mixtures = {name: sum("mixture" in row for row in steps) for name, steps in rows.items()}
+    return [Panel(a.name, {a.name: rows[a.name]}) for a in checkpoints if n_mixtures[a.name] > 1]
+
+
+def _changes(artifact: Artifact, rows: curves.Rows) -> list[tuple[str, int, dict[str, float], dict[str, str]]]:
+    """Return (phase, step, weights, reasons by set) of every change of a phase's mixture."""
+    reasons = {row["step"]: row["mixture_reasons"] for row in rows if "mixture_reasons" in row}
+    found = [row for row in rows if "mixture" in row and row["step"] > 0]
+    return [(artifact.name, row["step"], row["mixture"], reasons.get(row["step"] - 1, {})) for row in found]
 
 
 def _told(artifact: Artifact, rows: Sequence[Mapping[str, Any]]) -> Section:

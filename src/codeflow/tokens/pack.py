@@ -113,17 +113,26 @@ def run(config: PackConfig, inputs: Mapping[str, Path], output: Path, pool: Pool
     return seal(output, counts, {"sets": {name: row.model_dump(exclude={"shards"}) for name, row in sets.items()}})
 
 
+def sample_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the sample files of a samples artifact by set, in order."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        match = _SAMPLE_FILE.fullmatch(path.name)
+        if match and match["set"] != _NOT_A_SET:
+            files.setdefault(match["set"], []).append(path)
+    return files
+
+
 def _jobs(config: PackConfig, inputs: Mapping[str, Path], output: Path) -> dict[str, list[EncodeJob]]:
     jobs: dict[str, list[EncodeJob]] = {}
     for source, samples in inputs.items():
         if source == "tokenizer":
             continue
-        files = [(path, _SAMPLE_FILE.fullmatch(path.name)) for path in sorted(samples.glob("*.parquet"))]
-        for path, match in files:
-            if match and match["set"] != _NOT_A_SET:
+        for set_name, paths in sample_files(samples).items():
+            for path in paths:
                 name = f"{source}-{path.stem}"
                 job = EncodeJob(name, path, inputs["tokenizer"], output / PROGRESS / name)
-                jobs.setdefault(match["set"], []).append(job)
+                jobs.setdefault(set_name, []).append(job)
     if not jobs:
         folders = ", ".join(str(path) for name, path in inputs.items() if name != "tokenizer")
         raise UserError(f"no sample files (<set>-00000.parquet) in {folders}; run the stages that make samples first")

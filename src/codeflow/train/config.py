@@ -11,6 +11,9 @@ from codeflow.core.errors import UserError
 from codeflow.model.config import ModelConfig
 from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.tokens.mixture import Blend, WeightChange, flatten
+from codeflow.train.curriculum import CurriculumConfig
+from codeflow.train.mixture import DynamicMixtureConfig
+from codeflow.train.watch_config import WatchConfig
 
 
 class ScheduleConfig(Config):
@@ -67,6 +70,8 @@ class TrainConfig(Config):
     micro_rows: int | None = Field(default=None, ge=1)  # rows of one backward pass per process; None: all at once
     mixture: dict[str, float | Blend] = Field(default_factory=lambda: {"general": 1.0})  # set or group -> weight
     changes: tuple[WeightChange, ...] = ()  # other mixtures, each from the batch after `step` steps on
+    curriculum: CurriculumConfig | None = None  # a set of the mixture from easy to hard
+    dynamic_mixture: DynamicMixtureConfig | None = None  # weights follow the held-out losses
     optional_sets: tuple[str, ...] = ()  # of the mixture: when empty they are left out, and the manifest says so
     once: tuple[str, ...] = ()  # sets of which no row may be read twice, in earlier phases neither
     go_on: bool = True  # sets go on behind the rows that the parent has read; False: from their first rows
@@ -88,6 +93,7 @@ class TrainConfig(Config):
     n_threads: int | None = Field(default=None, ge=1)  # None: this process's part of the cores
     mesh: MeshConfig = MeshConfig()
     integrity: IntegrityConfig = IntegrityConfig()
+    watch: WatchConfig = WatchConfig()  # TensorBoard, Weights & Biases, a profile, the price of time
     seed: int = Field(default=0, ge=0)
 
     @field_validator("mixture")
@@ -98,3 +104,14 @@ class TrainConfig(Config):
         except UserError as error:
             raise ValueError(f"{error}; give at least one set a weight above 0, as in {{'code': 1.0}}") from None
         return mixture
+
+    @model_validator(mode="after")
+    def _one_hand_on_the_weights(self) -> TrainConfig:
+        moving = [name for name in ("changes", "curriculum", "dynamic_mixture") if getattr(self, name)]
+        if len(moving) > 1:
+            raise ValueError(f"{' and '.join(moving)} each change the weights of sets; keep one of them")
+        if self.dynamic_mixture and not (self.validation_every_steps and self.validation_rows):
+            raise ValueError(
+                "dynamic_mixture follows held-out losses; set validation_every_steps, and validation_rows above 0"
+            )
+        return self

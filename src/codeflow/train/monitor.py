@@ -1,10 +1,13 @@
 """What a training run tells: one dense line per step, and JSON lines.
 
     metrics.jsonl     reproducible: step, phase, loss, lr, grad_norm, tokens, validation, skipped
-    .timing.jsonl     not reproducible: step, seconds, tokens_per_second, mfu; at step 0 the measured peak
+    .timing.jsonl     not reproducible: step, seconds, tokens_per_second, mfu, cost; at step 0 the measured peak
+
+TensorBoard and Weights & Biases get the same numbers where `watch.trackers` names them (`train.trackers`).
 
 `tokens` counts tokens that carried loss, over all phases so far; `tokens_per_second` counts all places of a batch.
-MFU is the model's arithmetic per second over the fastest matrix product measured on this machine at the start.
+MFU is the model's arithmetic per second over the fastest matrix product measured on this machine at the start. `cost`
+is the time so far on all processes at `watch.price_per_process_hour`; the line also says what the phase comes to.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ from typing import Any
 
 import torch
 
-from codeflow.core.metrics import MetricsLog
+from codeflow.core.metrics import MetricsLog, read_metrics
 from codeflow.core.progress import say
 from codeflow.model.config import ModelConfig
+from codeflow.train.trackers import open_trackers, write_all
+from codeflow.train.watch_config import WatchConfig
 
 METRICS, TIMING = "metrics.jsonl", ".timing.jsonl"
 _LINE_EVERY_STEPS = 10  # where standard error is no terminal
@@ -57,11 +62,27 @@ def measured_peak_flops(dtype: torch.dtype) -> float:
 class Monitor:
     """Writes both files and prints the line. Only the first process has one."""
 
-    def __init__(self, output: Path, phase: str, steps: int, flops_per_token: float, resume_after_step: int) -> None:
-        """Open the files; rows after `resume_after_step` (-1: all) are cut off."""
+    def __init__(
+        self,
+        output: Path,
+        phase: str,
+        steps: int,
+        flops_per_token: float,
+        resume_after_step: int,
+        watch: WatchConfig | None = None,
+        n_ranks: int = 1,
+    ) -> None:
+        """Open the files; rows after `resume_after_step` (-1: all) are cut off.
+
+        Raises UserError for a tracker that is not installed.
+        """
+        watch = watch or WatchConfig()
+        self._trackers = open_trackers(watch, output, phase, resume_after_step)
         self._phase, self._steps, self._flops_per_token = phase, steps, flops_per_token
+        self._price = n_ranks * (watch.price_per_process_hour or 0.0) / 3600  # of a second
         self._metrics = MetricsLog(output / METRICS, resume_after_step)
         self._timing = MetricsLog(output / TIMING, resume_after_step)
+        self._elapsed = sum(row.get("seconds", 0.0) for row in read_metrics(output / TIMING))
         self._peak = 0.0
         self._seconds: list[float] = []
 
@@ -78,7 +99,11 @@ class Monitor:
         self._metrics.write(step, phase=self._phase, **_finite(values))
         rate = places / seconds
         mfu = rate * self._flops_per_token / self._peak if self._peak else 0.0
-        self._timing.write(step, seconds=seconds, tokens_per_second=rate, mfu=mfu)
+        self._elapsed += seconds
+        timing = {"seconds": seconds, "tokens_per_second": rate, "mfu": mfu}
+        timing |= {"cost": self._elapsed * self._price} if self._price else {}
+        self._timing.write(step, **timing)
+        write_all(self._trackers, step, values, timing)
         self._seconds = [*self._seconds[-19:], seconds]
         if sys.stderr.isatty() or step % _LINE_EVERY_STEPS == 0 or step in (1, self._steps) or "skipped" in values:
             say(self._line(step, values, rate, mfu))
@@ -86,6 +111,7 @@ class Monitor:
     def start(self, values: dict[str, Any]) -> None:
         """Record what was measured before the first step."""
         self._metrics.write(0, phase=self._phase, **_finite(values))
+        write_all(self._trackers, 0, values)
         say(f"  {self._phase}{_validation(values)}")
 
     def _line(self, step: int, values: dict[str, Any], rate: float, mfu: float) -> str:
@@ -95,6 +121,8 @@ class Monitor:
             f"  lr x{values['lr']:.3f}  grad {values['grad_norm']:.3f}  {rate:,.0f} tok/s"
             f"  MFU {mfu:.0%}  ETA {int(left) // 60}:{int(left) % 60:02d}"
         )
+        if self._price:
+            text += f"  cost {self._elapsed * self._price:,.2f} of {(self._elapsed + left) * self._price:,.2f}"
         return text + _validation(values) + (f"  SKIPPED: {values['skipped']}" if "skipped" in values else "")
 
     def sync(self) -> None:
@@ -102,9 +130,11 @@ class Monitor:
         self._metrics.sync()
 
     def close(self) -> None:
-        """Sync and close both files."""
+        """Sync and close both files and the trackers."""
         self._metrics.close()
         self._timing.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

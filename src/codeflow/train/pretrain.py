@@ -52,14 +52,18 @@ from codeflow.tokens.tokenizer import Tokenizer
 from codeflow.train import schedule
 from codeflow.train.allocator import kept_memory
 from codeflow.train.config import TrainConfig
+from codeflow.train.curriculum import three_phases
 from codeflow.train.export import export_model
 from codeflow.train.loop import StepReport, Trainee, held_out_loss, train_step
 from codeflow.train.loop_gradients import LoopGradients
 from codeflow.train.losses import NextToken, Objective, TensorBatch
+from codeflow.train.mixture import MixtureFollower, MixtureState
 from codeflow.train.monitor import METRICS, Monitor, measured_peak_flops, training_flops_per_token
 from codeflow.train.optimizer import Optimizer
+from codeflow.train.profiler import ProfiledSteps
 from codeflow.train.row_plan import RowPlan, SeenSet, going_on, seen_in_all, token_folders
 from codeflow.train.rows import TrainingRows, absent
+from codeflow.train.watch_config import WatchConfig
 
 STATE, MODEL, CHECKPOINTS = "state", "model", "checkpoints"
 _TAIL_STEPS = 10  # of the mean in the manifest
@@ -161,7 +165,10 @@ def _loader_plan(config: TrainConfig, inputs: Mapping[str, Path]) -> LoaderPlan:
     mixture: Mapping[str, float | Blend] = config.mixture
     if "mixture" in inputs:
         mixture = with_plan(flatten(mixture), read_plan(inputs["mixture"]))
-    changes = [{"step": c.step, "weights": present(c.weights, f"changes at step {c.step}")} for c in config.changes]
+    scheduled = config.changes
+    if config.curriculum:
+        mixture, scheduled = three_phases(config.curriculum, mixture, config.steps)
+    changes = [{"step": c.step, "weights": present(c.weights, f"changes at step {c.step}")} for c in scheduled]
     fields = {
         "weights": present(mixture, "mixture"),
         "batch_rows": config.batch_rows,
@@ -218,7 +225,10 @@ class _Phase:
         self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients, self.integrity)
         self.dtype = dtype
         self.saver = Saver(here)
+        self.mixture_state = MixtureState()
         self.progress = self._restore()
+        dynamic = config.dynamic_mixture
+        self.follower = MixtureFollower(dynamic, row_plan, here, self.mixture_state) if dynamic else None
 
     @property
     def rows(self) -> TrainingRows:
@@ -242,6 +252,7 @@ class _Phase:
             folder, complete = found
             optimizer.resume(int(complete.about["updates"]))
             progress = _Progress(complete.step, int(complete.about["tokens"]), int(complete.about["skipped_in_a_row"]))
+            self.mixture_state = validate(MixtureState, complete.about.get("mixture", {}), origin=str(folder))
             if self.here.is_first:
                 say(f"  {self.config.phase}: going on after step {complete.step}")
         elif self.origin.state and self.origin.complete:
@@ -257,11 +268,13 @@ class _Phase:
         if progress.step == config.steps:
             return
         monitor = self._monitor()
+        profiled = ProfiledSteps(config.watch if monitor else WatchConfig(), self.output, config.steps)
         self._set_second_pass(max(progress.step, 0))
         if progress.step < 0:
             values = self._validation_at(0)
+            self._mixture_after(0, values.get("validation", {}))
             if monitor:
-                monitor.start({"tokens": progress.tokens, **values})
+                monitor.start({"tokens": progress.tokens, **values, "mixture": self.row_plan.weights_at(0)})
             progress.step = 0
         self.integrity.start(progress.step)
         saved = progress.step
@@ -274,7 +287,8 @@ class _Phase:
             batches = self._batches(step)
             tapped = self.trainee.objective.model.loop_tap is not None  # it keeps gradients of its own
             self.integrity.begin(step, 0 if tapped else len(batches))
-            report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
+            with profiled.around(step):
+                report = train_step(self.trainee, batches, factor, config.optimizer.clip_norm)
             seconds = time.perf_counter() - started
             self._count(step, report)
             values: dict[str, Any] = {
@@ -286,6 +300,7 @@ class _Phase:
             values |= {"loop_gradients": report.loops.values()} if report.loops else {}
             values |= {"skipped": report.skipped} if report.skipped else {}
             values |= self._validation_at(step)
+            values |= self._mixture_after(step, values.get("validation", {}))
             if monitor:
                 monitor.step(step, values, config.batch_rows * self.rows.plan.context_tokens, seconds)
             if step % config.checkpoint_every_steps == 0 and step < config.steps:
@@ -307,7 +322,15 @@ class _Phase:
         if not self.here.is_first:
             return None
         flops = training_flops_per_token(self.origin.model, self.rows.plan.context_tokens)
-        monitor = Monitor(self.output, self.config.phase, self.config.steps, flops, self.progress.step)
+        monitor = Monitor(
+            self.output,
+            self.config.phase,
+            self.config.steps,
+            flops,
+            self.progress.step,
+            self.config.watch,
+            self.here.n_ranks,
+        )
         monitor.peak(peak)
         return monitor
 
@@ -350,6 +373,16 @@ class _Phase:
                 losses[name] = held_out_loss(self.trainee, parts)
         return {"validation": losses} if losses else {}
 
+    def _mixture_after(self, step: int, losses: Mapping[str, float]) -> dict[str, Any]:
+        """Let the mixture follow the losses; return why it moves, and the weights of this step's batch if they are new.
+
+        What is told of a step is then the same when the step is done again after a kill, whoever asked for weights.
+        """
+        told = self.follower.look(step, losses, step == self.config.steps) if self.follower and losses else {}
+        if step > 1 and self.row_plan.weights_at(step - 1) != self.row_plan.weights_at(step - 2):
+            told["mixture"] = self.row_plan.weights_at(step - 1)
+        return told
+
     def _save(self, folder: Path, monitor: Monitor | None) -> None:
         """Begin to save; a checkpoint is never ahead of the metrics on disk."""
         if monitor:
@@ -361,6 +394,7 @@ class _Phase:
             "updates": self.trainee.optimizer.updates,
             "skipped_in_a_row": self.progress.skipped_in_a_row,
             "tokenizer_fingerprint": self.rows.tokenizer_fingerprint,
+            "mixture": (self.follower.state if self.follower else self.mixture_state).model_dump(),
             "seen": [r.model_dump() for r in seen_in_all(self.origin.seen, self.rows, self.progress.step)],
         }
         prune = partial(checkpoint.prune, self.output / CHECKPOINTS, self.config.keep, self.here)

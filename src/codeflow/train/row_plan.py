@@ -75,6 +75,11 @@ class RowPlan:
         weights = [flatten(weights) for _, weights in plan.phases[: 1 + n_changes]]
         return sorted({name for known in weights for name, weight in known.items() if weight > 0})
 
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Return the weights of the sets in the batch after `step` steps."""
+        *_, weights = (weights for first, weights in self.rows.plan.phases if first <= step)
+        return flatten(weights)
+
     def change(self, step: int, weights: Mapping[str, float | Blend]) -> bool:
         """Let the sets have `weights` from the batch after `step` steps on; return whether the plan is another now.
 
