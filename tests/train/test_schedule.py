@@ -14,6 +14,8 @@ WARMUP = ScheduleConfig(warmup_fraction=0.4)
 DECAY = ScheduleConfig(start_factor=1.0, end_factor=0.0, decay_fraction=1.0)
 BOTH = ScheduleConfig(warmup_fraction=0.2, decay_fraction=0.4, end_factor=0.2)
 
+TAIL = ScheduleConfig(warmup_fraction=0.1, decay_fraction=0.3, tail_fraction=0.4, end_factor=0.1, shape="cosine")
+
 
 @pytest.mark.parametrize(
     ("schedule", "steps", "expected"),
@@ -25,6 +27,9 @@ BOTH = ScheduleConfig(warmup_fraction=0.2, decay_fraction=0.4, end_factor=0.2)
         (ScheduleConfig(start_factor=0.5, end_factor=0.1, decay_fraction=0.5), 4, [0.5, 0.5, 0.3, 0.1]),
         (ScheduleConfig(decay_fraction=1.0, end_factor=0.0, shape="cosine"), 2, [0.5, 0.0]),
         (ScheduleConfig(decay_fraction=1.0, end_factor=0.0, shape="square_root"), 4, [0.5, 0.2928932, 0.1339746, 0.0]),
+        (TAIL, 10, [1, 1, 1, 0.775, 0.325, 0.1, 0.1, 0.1, 0.1, 0.1]),
+        (TAIL, 1, [1.0]),
+        (ScheduleConfig(tail_fraction=0.5, end_factor=0.1), 4, [1, 1, 0.1, 0.1]),
         (BOTH, 1, [1.0]),
         (DECAY, 1, [0.0]),
     ],
@@ -44,3 +49,5 @@ def test_a_schedule_spans_phases_without_a_jump() -> None:
 def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValidationError, match="exceed 1; lower one"):
         ScheduleConfig(warmup_fraction=0.6, decay_fraction=0.5)
+    with pytest.raises(ValidationError, match=r"tail_fraction=0.3 exceed 1; lower one"):
+        ScheduleConfig(decay_fraction=0.8, tail_fraction=0.3)

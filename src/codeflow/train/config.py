@@ -13,26 +13,30 @@ from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.tokens.mixture import Blend, WeightChange, flatten
 from codeflow.train.curriculum import CurriculumConfig
 from codeflow.train.mixture import DynamicMixtureConfig
+from codeflow.train.spikes import SpikeConfig
 from codeflow.train.watch_config import WatchConfig
 
 
 class ScheduleConfig(Config):
-    """Factors on the learning rates over one phase: warm-up, a stable part, and a decay at the end.
+    """Factors on the learning rates over one phase: warm-up, a stable part, a decay, and a tail at a low rate.
 
-    A warm-up-stable-decay schedule may span phases: the first warms up and holds, the last decays.
+    A warm-up-stable-decay schedule may span phases: the first warms up and holds, the last decays. A cosine with an
+    extended low-rate phase, as the recipe's fine-tuning has, is shape "cosine" with a `tail_fraction`.
     """
 
     warmup_fraction: float = Field(default=0.0, ge=0, le=1)  # of the phase's steps: from 0 to `start_factor`
     start_factor: float = Field(default=1.0, ge=0)
     end_factor: float = Field(default=1.0, ge=0)
     decay_fraction: float = Field(default=0.0, ge=0, le=1)  # of the phase's steps: `start_factor` to `end_factor`
+    tail_fraction: float = Field(default=0.0, ge=0, le=1)  # of the phase's steps, the last ones: at `end_factor`
     shape: Literal["linear", "cosine", "square_root"] = "linear"
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
-        if self.warmup_fraction + self.decay_fraction > 1:
+        if self.warmup_fraction + self.decay_fraction + self.tail_fraction > 1 + 1e-9:
             raise ValueError(
-                f"warmup_fraction={self.warmup_fraction} + decay_fraction={self.decay_fraction} exceed 1; lower one"
+                f"warmup_fraction={self.warmup_fraction} + decay_fraction={self.decay_fraction} + "
+                f"tail_fraction={self.tail_fraction} exceed 1; lower one"
             )
         return self
 
@@ -85,7 +89,8 @@ class TrainConfig(Config):
     loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
     loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step
     checkpoint_blocks: bool = False  # compute blocks again in the backward pass instead of keeping activations
-    max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped for a loss that is not finite
+    spikes: SpikeConfig | None = None  # skip updates whose loss or gradient is far above the recent ones
+    max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped
     validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on
     validation_every_steps: int | None = Field(default=None, ge=1)  # None: at start and end only
     checkpoint_every_steps: int = Field(default=50, ge=1)

@@ -14,6 +14,7 @@ from codeflow.parallel.place import Placed, total_norm
 from codeflow.train.loop_gradients import LoopGradients, LoopReport
 from codeflow.train.losses import Objective, TensorBatch
 from codeflow.train.optimizer import Optimizer
+from codeflow.train.spikes import SpikeGuard
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Trainee:
     world: World
     loop_gradients: LoopGradients | None = None  # of a looped model whose loops are watched or bounded
     watch: Watch = field(default_factory=Unwatched)  # for silent errors
+    spikes: SpikeGuard | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
     """Make one update from this process's micro-batches (equally many on every process).
 
     The gradient is that of the sum of losses over the whole batch divided by its whole weight, however it is cut into
-    micro-batches and processes. A loss or a gradient that is not finite, or a batch without weight, skips the update
-    and says so: masters and optimizer state stay as they were. Raises RankFault, before the update, for bits that
-    changed in silence.
+    micro-batches and processes. A loss or a gradient that is not finite or a spike, or a batch without weight, skips
+    the update and says so: masters and optimizer state stay as they were. Raises RankFault, before the update, for bits
+    that changed in silence.
     """
     optimizer, world, watch = trainee.optimizer, trainee.world, trainee.watch
     (weight,) = world.sum(sum(batch.weight for batch in micro_batches))
@@ -72,7 +74,9 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
         skipped = f"loss is {loss}"
     elif not math.isfinite(norm):
         skipped = f"gradient norm is {norm}"
-    else:
+    elif trainee.spikes:
+        skipped = trainee.spikes.judge(loss, norm)
+    if not skipped:
         optimizer.step(factor, min(1.0, clip_norm / norm) if norm > 0 else 1.0)
         trainee.placed.publish()
     watch.after_update()

@@ -63,6 +63,7 @@ from codeflow.train.optimizer import Optimizer
 from codeflow.train.profiler import ProfiledSteps
 from codeflow.train.row_plan import RowPlan, SeenSet, going_on, seen_in_all, token_folders
 from codeflow.train.rows import TrainingRows, absent
+from codeflow.train.spikes import SpikeGuard
 from codeflow.train.watch_config import WatchConfig
 
 STATE, MODEL, CHECKPOINTS = "state", "model", "checkpoints"
@@ -222,7 +223,8 @@ class _Phase:
         payloads = backend.payloads if isinstance(backend, ContextAttention) else PayloadWatch()
         observed = Watched(placed.masters, optimizer.tensors, objective, model.layers, payloads)
         self.integrity = Integrity(config.integrity, observed, here, output)
-        self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients, self.integrity)
+        self.spikes = SpikeGuard(config.spikes) if config.spikes else None
+        self.trainee = Trainee(objective, placed, optimizer, here, loop_gradients, self.integrity, self.spikes)
         self.dtype = dtype
         self.saver = Saver(here)
         self.mixture_state = MixtureState()
@@ -252,6 +254,8 @@ class _Phase:
             folder, complete = found
             optimizer.resume(int(complete.about["updates"]))
             progress = _Progress(complete.step, int(complete.about["tokens"]), int(complete.about["skipped_in_a_row"]))
+            if self.spikes:
+                self.spikes.restore(complete.about.get("spikes", {}))
             self.mixture_state = validate(MixtureState, complete.about.get("mixture", {}), origin=str(folder))
             if self.here.is_first:
                 say(f"  {self.config.phase}: going on after step {complete.step}")
@@ -394,6 +398,7 @@ class _Phase:
             "updates": self.trainee.optimizer.updates,
             "skipped_in_a_row": self.progress.skipped_in_a_row,
             "tokenizer_fingerprint": self.rows.tokenizer_fingerprint,
+            "spikes": self.spikes.state() if self.spikes else {},
             "mixture": (self.follower.state if self.follower else self.mixture_state).model_dump(),
             "seen": [r.model_dump() for r in seen_in_all(self.origin.seen, self.rows, self.progress.step)],
         }

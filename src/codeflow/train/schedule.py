@@ -9,14 +9,17 @@ from codeflow.train.config import ScheduleConfig
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """Return the factor for update `step` (1 .. steps): the first update of a warm-up is above 0, the last of a decay
-    is exactly `end_factor`.
+    is exactly `end_factor`, and so is all of the low-rate tail behind it.
     """
     assert 1 <= step <= steps, (step, steps)
     warmup_steps = round(schedule.warmup_fraction * steps)
-    decay_steps = min(round(schedule.decay_fraction * steps), steps - warmup_steps)
+    tail_steps = min(round(schedule.tail_fraction * steps), steps - warmup_steps)
+    decay_steps = min(round(schedule.decay_fraction * steps), steps - warmup_steps - tail_steps)
     if step <= warmup_steps:
         return schedule.start_factor * step / warmup_steps
-    into_decay = step - (steps - decay_steps)
+    if step > steps - tail_steps:
+        return schedule.end_factor
+    into_decay = step - (steps - tail_steps - decay_steps)
     if into_decay <= 0:
         return schedule.start_factor
     done = _shape(schedule.shape, into_decay / decay_steps)
