@@ -127,6 +127,7 @@ _TABLE = (
         "Drop documents that mean the same in other words (embeddings, compared within k-means clusters).",
         ("documents",),
         example="threshold=0.9",
+        pooled=True,
     ),
     Verb(
         "decontaminate",
