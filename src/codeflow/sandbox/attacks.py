@@ -307,7 +307,7 @@ ATTACKS: tuple[Attack, ...] = (
         "disk fill by many files",
         "n = 0\ntry:\n    while n < 4000:\n        with open('part%d' % n, 'wb') as f: f.write(bytes(1 << 20))\n        n += 1\n"
         "except OSError as e: print(e)\nif n >= 4000: print('ESCAPED', n)",
-        (Status.OK, Status.CRASH, Status.TIME),
+        (Status.OK, Status.CRASH, Status.TIME, Status.MEMORY),  # files in a tmpfs are memory of its control group
     ),
     Attack(
         "folders in folders without end",
