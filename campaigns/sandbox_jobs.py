@@ -32,7 +32,7 @@ from codeflow.sandbox.pool import Pool
 from codeflow.solve.verify import python_calls_data, verify
 
 LIMITS = Limits(wall_seconds=5, cpu_seconds=1, memory_bytes=256 * MIB, processes=8, disk_bytes=16 * MIB)
-HOSTILE_SHARE, MOST_GROWTH_BYTES = 0.01, 64 * MIB
+HOSTILE_SHARE, MOST_GROWTH_BYTES, MOST_FAULTS = 0.01, 64 * MIB, 0.001
 HOSTILE = {
     "fork bomb": "import os\ndef f(x):\n    while True:\n        try: os.fork()\n        except OSError: pass\n",
     "memory bomb": "def f(x):\n    held = []\n    while True: held.append(bytearray(8 << 20))\n",
@@ -143,13 +143,28 @@ def main() -> int:
     after, grown = left_behind(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - size_before
     kinds: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    remarks: list[str] = []
     for verdicts in found.values():
         (kind, verdict), *_ = verdicts
         kinds[kind] += 1
-        wrong[kind] += verdict.passed is not (kind == "right") or verdict.fault == "infrastructure"
+        if verdict.fault == "infrastructure":  # counted, never scored
+            faults[kind] += 1
+        elif verdict.passed is not (kind == "right"):
+            wrong[kind] += 1
+        else:
+            continue
+        remarks.append(f"{kind}: {verdict.reason}")
     n_lost = given.jobs - len(found)
     n_doubled = sum(len(verdicts) > 1 for verdicts in found.values())
-    bad = n_lost or n_doubled or wrong.total() or after != before or grown > MOST_GROWTH_BYTES
+    bad = (
+        n_lost
+        or n_doubled
+        or wrong.total()
+        or faults.total() > MOST_FAULTS * given.jobs
+        or after != before
+        or grown > MOST_GROWTH_BYTES
+    )
     lines = [
         "# Sandbox campaign",
         "",
@@ -157,13 +172,14 @@ def main() -> int:
         f"{platform.python_version()}, back end `{probe().backend}`; `python -m campaigns sandbox_jobs --jobs "
         f"{given.jobs} --pool {given.pool} --seed {given.seed}`; {seconds:.0f} s.",
         "",
-        "| jobs | verdicts | wrong |",
-        "|---|--:|--:|",
-        *[f"| {kind} | {kinds[kind]} | {wrong[kind]} |" for kind in sorted(kinds)],
+        "| jobs | verdicts | faults | wrong |",
+        "|---|--:|--:|--:|",
+        *[f"| {kind} | {kinds[kind]} | {faults[kind]} | {wrong[kind]} |" for kind in sorted(kinds)],
         "",
         f"{n_lost} lost, {n_doubled} doubled. Before and after: {before}, {after}. Peak memory of the parent grew by "
         f"{grown / MIB:.0f} MiB, which holds all verdicts.",
         "",
+        *[f"* {remark}" for remark in remarks[:20]],
     ]
     print("\n".join(lines))
     if given.table:
