@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
+import math
 import os
 import platform
 import random
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -77,10 +79,19 @@ class Phase:
     config: TrainConfig
     inputs: dict[str, Path]
     folder: Path
+    seconds: float = math.inf  # for the kills of one kind; those that would need longer are left out
 
     def __post_init__(self) -> None:
         self.script = self.folder / "child.py"
         self.script.write_text(_CHILD)
+
+    def in_time(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Yield `numbers` until the time is over."""
+        end = time.monotonic() + self.seconds
+        for number in numbers:
+            if time.monotonic() > end:
+                return
+            yield number
 
     def start(self, output: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start the phase, or go on with it, in a process group of its own."""
@@ -113,7 +124,7 @@ class Phase:
 def kill_at_points(phase: Phase, reference: Path, points: Sequence[int], log: Path) -> Outcome:
     """Kill a fresh run at each of its kill points `points`; each goes on to its end."""
     outcome = Outcome("at a kill point")
-    for point in points:
+    for point in phase.in_time(points):
         output = phase.folder / "points"
         shutil.rmtree(output, ignore_errors=True)
         log.unlink(missing_ok=True)
@@ -129,7 +140,9 @@ def kill_at_times(phase: Phase, reference: Path, n: int, one_rank: bool, rng: ra
     """Kill runs of several processes at random times, one after the other in the same output until it is finished."""
     outcome = Outcome("one rank, at random" if one_rank else "all, at random")
     output = phase.folder / ("rank" if one_rank else "all")
-    while outcome.kills < n:
+    for _ in phase.in_time(itertools.count()):
+        if outcome.kills >= n:
+            break
         before = _newest(output)
         process = phase.start(output)
         ranks = _ranks(process, phase.config.mesh.n_processes)
@@ -196,7 +209,7 @@ def _compare(phase: Phase, output: Path, reference: Path, outcome: Outcome) -> N
     outcome.unequal += phase.contents(output) != phase.contents(reference)
 
 
-def make_phase(folder: Path, mesh: MeshConfig) -> Phase:
+def make_phase(folder: Path, mesh: MeshConfig, seconds: float) -> Phase:
     """Return the tiny phase: 12 steps, a save after every second one."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
     golden = importlib.import_module("make_golden_curve")
@@ -206,7 +219,7 @@ def make_phase(folder: Path, mesh: MeshConfig) -> Phase:
     golden.make_tokens(folder / "tokens", tokenizer, n_rows=64, context_tokens=64)
     changes = {"steps": 12, "checkpoint_every_steps": 2, "precision": "bf16", "mesh": mesh}
     config = golden.golden_config(2).model_copy(update=changes)
-    return Phase(config, {"tokens": folder / "tokens", "tokenizer": folder / "tokenizer"}, folder)
+    return Phase(config, {"tokens": folder / "tokens", "tokenizer": folder / "tokenizer"}, folder, seconds)
 
 
 def table(outcomes: Sequence[Outcome], n_points: int) -> str:
@@ -223,19 +236,24 @@ def table(outcomes: Sequence[Outcome], n_points: int) -> str:
     return "\n".join(lines)
 
 
-def run(points: int, n_random: int, n_ranks: int, seed: int, folder: Path) -> tuple[list[Outcome], int]:
+def run(
+    points: int, n_random: int, n_ranks: int, seed: int, folder: Path, minutes: float = math.inf
+) -> tuple[list[Outcome], int]:
     """Run the campaign; return its outcomes and the number of kill points of the undisturbed run."""
+    seconds = 60 * minutes / 4  # half of the time for kill points, a quarter for each of the others
     rng, outcomes = random.Random(seed), []
-    alone = make_phase(folder / "alone", MeshConfig())
+    alone = make_phase(folder / "alone", MeshConfig(), 2 * seconds)
     log = folder / "points.log"
     process = alone.start(alone.folder / "reference", {CRASH_LOG: str(log)})
     process.communicate()
     assert process.returncode == 0, "the undisturbed run failed"
     there = log.stat().st_size // _RECORD_BYTES
     chosen = [1 + round(i * (there - 1) / max(points - 1, 1)) for i in range(min(points, there))]
+    rng.shuffle(chosen)
     outcomes.append(kill_at_points(alone, alone.folder / "reference", chosen, log))
+    print(outcomes[-1], file=sys.stderr)
     if n_random or n_ranks:
-        together = make_phase(folder / "together", MeshConfig(data=1, shard=2))
+        together = make_phase(folder / "together", MeshConfig(data=1, shard=2), seconds)
         assert together.finish(together.folder / "reference"), "the undisturbed run failed"
         for n, one_rank in ((n_random, False), (n_ranks, True)):
             outcomes.append(kill_at_times(together, together.folder / "reference", n, one_rank, rng))
@@ -250,15 +268,18 @@ def main() -> int:
     parser.add_argument("--random", type=int, default=10, help="kills of two processes at random times")
     parser.add_argument("--ranks", type=int, default=10, help="kills of one of two processes at random times")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="kills that would need longer are left out")
     parser.add_argument("--table", type=Path, help="write the table, with date and machine, to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-kills-") as folder:
-        outcomes, n_points = run(options.points, options.random, options.ranks, options.seed, Path(folder))
+        outcomes, n_points = run(
+            options.points, options.random, options.ranks, options.seed, Path(folder), options.minutes
+        )
     text = table(outcomes, n_points)
     print(text)
     if options.table:
         command = f"python -m campaigns training_kills --points {options.points} --random {options.random}"
-        command += f" --ranks {options.ranks} --seed {options.seed}"
+        command += f" --ranks {options.ranks} --seed {options.seed} --minutes {options.minutes:g}"
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, torch {torch.__version__}"
         head = f"# Kills of a training phase\n\n{date.today().isoformat()}, {machine}; `{command}`"
         options.table.write_text(f"{head}\n\n{text}\n")
