@@ -535,6 +535,7 @@ def main() -> int:
     print(text)
     if options.table:
         command = f"python -m campaigns bit_flips --flips {options.flips} --clean {options.clean} --seed {options.seed}"
+        command += f" --minutes {options.minutes:g}"
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, torch {torch.__version__}"
         head = f"# Bit-flip campaign\n\n{date.today().isoformat()}, {machine}; `{command}`; "
         options.table.write_text(f"{head}{time.monotonic() - started:.0f} s\n\n{text}\n")
