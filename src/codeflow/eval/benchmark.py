@@ -129,6 +129,7 @@ class Benchmark:
     style: Style = "chat"  # how it is asked unless one says otherwise
     tries: int = 1
     follow_up: Callable[[Attempt, Judgement], str] | None = None  # the message before the next try
+    conversation: bool = False  # tries are steps: a judgement without fault that has not passed goes on to the next
     transfer_from: str = ""  # a language among the subsets, to whose score those of the others are held
 
 

@@ -82,7 +82,7 @@ def run_benchmark(benchmark: Benchmark, answerer: Answerer, config: BenchmarkRun
     sampling = replace(benchmark.sampling, **{name: value for name, value in given.items() if value is not None})
     if style == "text" and not problems[0].text:
         raise UserError(f"{benchmark.name} has no form that a base model continues; leave style=text out")
-    tries = 2 if config.repair and style == "chat" else 1
+    tries = 2 if config.repair and style == "chat" and not benchmark.conversation else 1
     tries = max(tries, benchmark.tries if style == "chat" else 1)
     failures = _gold_failures(benchmark, problems, config) if config.prove else ()
     data = " ".join(_data_fingerprint(locate(file, config.benchmarks)) for file in benchmark.files)
@@ -154,7 +154,7 @@ class _Work:
         for problem in problems:
             for sample in range(self.sampling.samples):
                 key = (problem.id, sample, attempt)
-                if attempt and not self._fails((problem.id, sample, attempt - 1)):
+                if attempt and not self._goes_on((problem.id, sample, attempt - 1)):
                     continue
                 question = self._question(problem, sample, attempt)
                 asked = self._asked(question)
@@ -177,9 +177,11 @@ class _Work:
             self.answers |= {key: answer for (key, _, _), answer in zip(part, made, strict=True)}
             _append(self._generations, [_answer_row(key, asked, self.answers[key]) for key, asked, _ in part])
 
-    def _fails(self, key: Key) -> bool:
+    def _goes_on(self, key: Key) -> bool:
+        """Say whether another try follows: after a failure, or after a step that does not end a conversation."""
         judgement = self.judgements.get(key)
-        return judgement is not None and not judgement.passed and judgement.fault == "model"
+        fault = "" if self.benchmark.conversation else "model"
+        return judgement is not None and not judgement.passed and judgement.fault == fault
 
     def _question(self, problem: Problem, sample: int, attempt: int) -> Question:
         if self.style == "text":

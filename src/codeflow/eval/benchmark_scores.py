@@ -36,6 +36,9 @@ def score(finished: Finished, checkpoint: str, n_resamples: int, seed: int) -> l
     }
     scorer = Scorer(finished.benchmark.name, checkpoint, settings, n_resamples, seed)
     found: list[Score] = []
+    if finished.benchmark.conversation:
+        last = finished.tries - 1
+        return [one for metric in finished.benchmark.metrics for one in _by_subset(scorer, finished, metric, last, "")]
     for attempt in range(finished.tries):
         suffix = "" if attempt == 0 else f" after try {attempt + 1}"
         for metric in finished.benchmark.metrics:

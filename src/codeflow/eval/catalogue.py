@@ -19,6 +19,7 @@ _LEAVES = {
     "spider": ("spider",),
     "bird": ("bird",),
     "bfcl": ("bfcl",),
+    "bfcl_multi_turn": ("bfcl_multi_turn",),
     "xstest": ("xstest",),
     "aider_polyglot": ("aider_polyglot_diff", "aider_polyglot_whole"),
     "project_completion": ("project_completion",),

@@ -2,8 +2,8 @@
 
 Reads the official files `BFCL_v3_*.json` or `BFCL_v4_*.json` (v3 is v4 without memory, web search and format
 sensitivity) and `possible_answer/`, in prompting mode: functions are described in the system message, calls come as
-text. Covered: the single-turn categories, live and not, with relevance and irrelevance. Not covered: the multi-turn
-categories, which need the official simulators; an overall score of v3, which averages over them, is never given.
+text. Covered: the single-turn categories, live and not, with relevance and irrelevance. The multi-turn categories are
+in `bfcl_multi_turn.py`; an overall score of v3, which averages over both, is not given.
 """
 
 from __future__ import annotations
@@ -61,12 +61,17 @@ def load_category(folder: Path, category: str) -> list[Problem]:
     for row in read_rows(path, _FIELDS, "BFCL"):
         if judged and row["id"] not in answers:
             raise UserError(f"{answered} has no answer to {row['id']}; get both official files of the same version")
-        described = json.dumps([_described(one, language) for one in row["function"]])
-        system = Message("system", _SYSTEM.format(dialect=_DIALECTS[language], functions=described))
+        system = Message("system", calls_prompt(row["function"], language))
         asked = tuple(Message(turn["role"], turn["content"]) for turn in row["question"][0])
         data = {"functions": row["function"], "answers": answers.get(row["id"], []), "category": category}
         found.append(Problem(row["id"], _merged((system, *asked)), "", None, data, (category,)))
     return found
+
+
+def calls_prompt(functions: Sequence[Mapping[str, Any]], language: CallLanguage) -> str:
+    """Return the system message that asks for calls of functions as text."""
+    described = json.dumps([_described(one, language) for one in functions])
+    return _SYSTEM.format(dialect=_DIALECTS[language], functions=described)
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:
