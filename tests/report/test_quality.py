@@ -12,6 +12,7 @@ from codeflow.core.manifest import Counts, seal
 from codeflow.core.records import write_records
 from codeflow.core.storage import write_text
 from codeflow.core.types import Document
+from codeflow.report import charts
 from codeflow.report.gather import read_artifact
 from codeflow.report.quality import quality
 from codeflow.transform.operator import with_tags
@@ -82,6 +83,12 @@ def test_labels_comparison_and_scored_documents_are_told(tmp_path: Path) -> None
     assert list(section["labels"][1]["kappa"]) == ["code"]  # a domain without a graded document has no row
     assert section["classifiers"][0]["f1_of_all"] == pytest.approx(2 / 3)
     assert section["scored"][0]["scored"] == 2
+
+
+def test_bins_that_hold_next_to_nothing_are_not_drawn() -> None:
+    common, rare = (0.5, 0.5, 995), (0.9, 0.0, 5)
+    assert charts.calibration({"a": [common, rare]}, "x") == charts.calibration({"a": [common]}, "x")
+    assert charts.calibration({"a": []}, "x") != charts.calibration({}, "x")  # its name is in the legend
 
 
 def test_without_the_baseline_nothing_is_claimed(tmp_path: Path) -> None:

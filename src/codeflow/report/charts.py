@@ -141,13 +141,18 @@ def lanes(rows: Sequence[tuple[str, float, float]], label: str) -> str:
 
 
 def calibration(lines: Mapping[str, Sequence[tuple[float, float, int]]], label: str) -> str:
-    """Draw what scores mean: per name the bins' (mean score, mean label, documents), beside the diagonal."""
+    """Draw what scores mean: per name the bins' (mean score, mean label, documents), beside the diagonal.
+
+    Bins with less than a hundredth of the documents are left out: their mean label is noise.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(3.9, 3.3))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
         for number, (name, bins) in enumerate(lines.items()):
-            x, y, n = zip(*bins, strict=True) if bins else ((), (), ())
-            sizes = [6 + 60 * count / max(sum(n), 1) for count in n]
+            total = sum(count for _, _, count in bins)
+            held = [one for one in bins if one[2] >= total / 100]
+            x, y, n = zip(*held, strict=True) if held else ((), (), ())
+            sizes = [6 + 60 * count / sum(n) for count in n]
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7)
             axes.scatter(x, y, s=sizes, color=colour, label=name)
