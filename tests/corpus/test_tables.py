@@ -110,6 +110,8 @@ def test_json_lines_packed_and_damaged() -> None:
             lines(b"no packing at all", name)
     with pytest.raises(UserError, match="cannot be unpacked"):
         lines(gzip.compress(ROWS)[:-12], "a.jsonl.gz")
+    with pytest.raises(UserError, match="cannot be unpacked"):  # its stream damaged, its frame whole
+        lines(gzip.compress(ROWS)[:14] + b"\xff" * 8 + gzip.compress(ROWS)[22:], "a.jsonl.gz")
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:

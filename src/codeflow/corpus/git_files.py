@@ -47,8 +47,9 @@ def tree_entries(repository: Path, revision: str = "HEAD") -> Iterator[TreeEntry
 class BlobReader:
     """One running `git cat-file --batch`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], repository: Path) -> None:
         assert process.stdin
+        self._repository = repository
         assert process.stdout
         self._requests, self._answers = process.stdin, process.stdout
 
@@ -64,23 +65,29 @@ class BlobReader:
                 self._requests.write(b"".join(sha.encode() + b"\n" for sha in part))
                 self._requests.flush()
             except BrokenPipeError:
-                raise InfrastructureError("git cat-file ended early; is the repository damaged?") from None
+                raise self._broken() from None
             for sha in part:
                 yield self._answer(sha, max_bytes)
+
+    def _broken(self) -> InfrastructureError:
+        return InfrastructureError(
+            f"git cat-file ended early in {self._repository}: an object there is damaged; "
+            "see `git fsck`, or leave the repository out"
+        )
 
     def _answer(self, sha: str, max_bytes: int | None) -> tuple[str, int, bytes | None]:
         header = self._answers.readline().split()
         if len(header) == 2:  # "<sha> missing"
             return sha, -1, None
         if len(header) != 3:
-            raise InfrastructureError("git cat-file ended early; is the repository damaged?")
+            raise self._broken()
         n_bytes = int(header[2])
         if max_bytes is not None and n_bytes > max_bytes:
             _skip(self._answers, n_bytes + 1)
             return sha, n_bytes, None
         content = self._answers.read(n_bytes + 1)[:-1]
         if len(content) != n_bytes:
-            raise InfrastructureError("git cat-file ended early; is the repository damaged?")
+            raise self._broken()
         return sha, n_bytes, content
 
 
@@ -96,7 +103,7 @@ def _skip(pipe: IO[bytes], n_bytes: int) -> None:
 def blob_reader(repository: Path) -> Iterator[BlobReader]:
     """Start a reader of blobs by sha; git ends with the block."""
     with stream(["cat-file", "--batch"], repository, stdin=subprocess.PIPE) as process:
-        yield BlobReader(process)
+        yield BlobReader(process, repository)
 
 
 def files_at(repository: Path, revision: str, paths: Iterable[str] | None = None) -> Iterator[tuple[str, bytes]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -107,7 +108,7 @@ def json_rows(stream: BinaryIO, name: str, max_bytes: int, dropped: Counter[str]
                 yield row
             else:
                 dropped["json_line_no_object"] += 1
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{name} cannot be unpacked ({error}); fetch it again or leave it out") from None
 
 
