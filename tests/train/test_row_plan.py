@@ -22,6 +22,7 @@ from codeflow.train import pretrain
 from codeflow.train.config import TrainConfig
 from codeflow.train.row_plan import PLAN, REQUEST, RowPlan, request_change, token_folders
 from codeflow.train.rows import training_rows
+from tests.ranks import run_ranks
 
 from .test_pretrain import Stopped, contents, phase_config, stop_at, train
 
@@ -118,6 +119,29 @@ def test_a_phase_that_goes_on_comes_to_the_decisions_it_has_recorded(
         resumed.change(8, {"cod": 1.0})
     with pytest.raises(UserError, match="holds another plan than the configuration's"):
         RowPlan(tmp_path, plan.model_copy(update={"seed": 6}), inputs["tokens"], 4, here)
+
+
+def _change_and_read(folder: Path, tokens: Path) -> None:
+    with world(MeshConfig()) as here:
+        plan = LoaderPlan(weights={"general": 1.0}, batch_rows=4, context_tokens=64)
+        row_plan = RowPlan(folder, plan, tokens, 4, here)
+        assert row_plan.change(2, ONLY_CODE)
+        if here.is_first:
+            (folder / REQUEST).write_text(json.dumps({"weights": {"general": 1.0}}))
+        here.barrier()
+        row_plan.take_request(5)
+        parts = [row_plan.rows.batch(step, here.reader, here.n_readers).sets for step in range(7)]
+        (folder / f"read_by_{here.rank}.json").write_text(json.dumps(parts))
+
+
+@pytest.mark.slow
+def test_two_processes_change_at_the_same_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run_ranks(2, tmp_path, _change_and_read, tmp_path, inputs["tokens"])
+    general, code = ["general", "general"], ["code", "code"]
+    for rank in range(2):
+        read = json.loads((tmp_path / f"read_by_{rank}.json").read_text())
+        assert read == [general] * 2 + [code] * 3 + [general] * 2
+    assert [change.step for change in read_plan_file(tmp_path / PLAN).changes] == [2, 5]
 
 
 def test_what_cannot_be_taken_is_said_and_training_goes_on(
