@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from codeflow.core.manifest import Counts, begin, seal
 from codeflow.report import lineage, overview
-from codeflow.report.gather import Artifact, busy, read_artifact
+from codeflow.report.gather import Artifact, busy, read_artifact, weights_of
+from codeflow.train.config import TrainConfig
 from tests.report.conftest import finish, start
 
 
@@ -36,6 +38,13 @@ SOURCES = {
     "rl": ["train", "tasks", "tokenizer"],
     "scores": ["train", "rl", "documents"],
 }
+
+
+def test_weights_of_groups_are_multiplied_out(tmp_path: Path) -> None:
+    mixture = {"phase": {"weight": 0.9, "of": {"a": 1.0, "b": {"weight": 3.0, "of": {"c": 1.0}}}}, "x/fresh": 0.1}
+    begin(tmp_path / "p", "checkpoint", TrainConfig.model_validate({"mixture": mixture}), {}, "key")
+    seal(tmp_path / "p", Counts())
+    assert weights_of(read_artifact("p", tmp_path / "p")) == pytest.approx({"a": 0.225, "c": 0.675, "x/fresh": 0.1})
 
 
 def test_implied_arrows_are_left_out() -> None:

@@ -65,6 +65,21 @@ def phases(artifacts: Artifacts) -> list[Artifact]:
     return [a for a in of_kind(artifacts, "checkpoint") if "mixture" in a.config and (a.folder / METRICS).exists()]
 
 
+def weights_of(phase: Artifact) -> dict[str, float]:
+    """Return a phase's weights by set as its configuration has them, groups multiplied out; they sum to 1."""
+
+    def of(mixture: Mapping[str, Any], share: float) -> dict[str, float]:
+        weights = {name: part["weight"] if isinstance(part, dict) else part for name, part in mixture.items()}
+        total = sum(weights.values()) or 1.0
+        found: dict[str, float] = {}
+        for name, part in mixture.items():
+            whole = share * weights[name] / total
+            found |= of(part["of"], whole) if isinstance(part, dict) else {name: whole}
+        return found
+
+    return of(phase.config["mixture"], 1.0)
+
+
 def drawn_shares(phase: Artifact, names: Collection[str]) -> dict[str, float]:
     """Return which part of the rows that a phase drew from the sets `names` came from each."""
     sets = phase.manifest.metrics.get("sets", {})

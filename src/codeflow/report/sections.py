@@ -82,9 +82,10 @@ def mixture(artifacts: Artifacts) -> Section:
 
 
 def _weights(phase: Artifact) -> Mapping[str, float]:
-    """Return a phase's weights by set; where a mixture plan dealt them, what was drawn."""
-    sets = phase.manifest.metrics.get("sets", {})
-    return gather.drawn_shares(phase, sets) if "mixture" in phase.manifest.inputs else phase.config["mixture"]
+    """Return a phase's weights by set; where a mixture plan dealt them or they changed on the way, what was drawn."""
+    metrics = phase.manifest.metrics
+    changed = "mixture" in phase.manifest.inputs or phase.config.get("changes") or metrics.get("weight_changes")
+    return gather.drawn_shares(phase, metrics.get("sets", {})) if changed else gather.weights_of(phase)
 
 
 def _remarks(artifacts: Artifacts) -> list[str]:

@@ -95,7 +95,7 @@ def _fine_tuning(checkpoints: Sequence[Artifact], rows: Mapping[str, curves.Rows
     panels: dict[str, dict[str, curves.Rows]] = {}
     for artifact in checkpoints:
         if artifact.config["phase"].startswith(_FINE_TUNING):
-            path = " + ".join(sorted(artifact.config["mixture"]))
+            path = " + ".join(sorted(gather.weights_of(artifact)))
             panels.setdefault(f"{path} path", {})[artifact.name] = rows[artifact.name]
     return [Panel(name, lines) for name, lines in panels.items()]
 
