@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 import torch.distributed as dist
 
 from codeflow.core.config import Config
-from codeflow.core.manifest import Counts, begin, seal
+from codeflow.core.manifest import Counts, Manifest, begin, seal
 from codeflow.core.metrics import read_metrics
+from codeflow.execute.chain import EVERY_CORE, Stage, run_chain
 from codeflow.parallel import checkpoint
 from codeflow.parallel.config import MeshConfig
 from codeflow.train import pretrain
@@ -120,3 +122,30 @@ def test_a_phase_starts_the_processes_that_its_mesh_asks_for(
         assert done.returncode == 0, done.stderr
         assert f"torchrun: {said}" in done.stdout + done.stderr
     assert losses(tmp_path / "torchrun") == losses(tmp_path / "launched")
+
+
+class CopiedConfig(Config):
+    """A folder whose files become an artifact."""
+
+    source: str
+
+
+def copied(config: CopiedConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    shutil.copytree(config.source, output, dirs_exist_ok=True)
+    return seal(output, Counts())
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_a_phase_on_two_processes(golden: ModuleType, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """As `codeflow run tiny train.general.mesh.data=2` does: a stage in a process of its own starts two more."""
+    own = f"{__name__}:copied"
+    config = config_of(golden.tiny_model(), "replicated_fp32")
+    stages = [Stage(name, name, own, CopiedConfig(source=str(path))) for name, path in inputs.items()]
+    wired = {name: name for name in inputs}
+    train = Stage("train", "checkpoint", "codeflow.train.pretrain:run", config, wired, cores=EVERY_CORE)
+    manifests = run_chain([*stages, train], tmp_path / "run", n_cores=2)
+    alone = config.model_copy(update={"mesh": MeshConfig()})
+    begin(tmp_path / "alone", "checkpoint", alone, {}, "key")
+    pretrain.run(alone, inputs, tmp_path / "alone")
+    assert losses(tmp_path / "run" / "train") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    assert manifests["train"].metrics["steps"] == config.steps
