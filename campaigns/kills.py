@@ -2,15 +2,18 @@
 
 A small undisturbed run is the reference. Then, for each stage: a run that records the stage's kill points (before each
 fsync, before and after each rename, before and after the manifest), and one run per chosen point in which the whole
-process group gets SIGKILL exactly there; besides, kills at random times. After each kill the same command is given
-again, and the stage's fingerprint, counts and metrics must equal the reference.
+process group gets SIGKILL exactly there; besides, kills at random times, and runs in which only workers are killed:
+single processes that work on shards, drawn anew at random times, while the run itself lives. After each kill the same
+command is given again, and the stage's fingerprint, counts and metrics must equal the reference.
 
-    python -m campaigns kills --points 8 --random 3 --seed 0 --table docs/campaigns/kills.md
+    python -m campaigns kills --points 8 --random 3 --workers 2 --seed 0 --table docs/campaigns/kills.md
+    python -m campaigns kills --points 2 --workers 2 --on ray --stages clean dedup --table docs/campaigns/kills_ray.md
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,9 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+
+import psutil
 
 from codeflow.core.config import apply_overrides
 from codeflow.core.manifest import read_manifest
@@ -33,6 +38,8 @@ from codeflow.execute.chain import resolve
 from codeflow.recipes.runner import recipes
 
 _RECORD_BYTES = 128
+_LOOK_SECONDS = 0.02
+_REPORTED = 3  # the exit code of a run that names a shard which failed twice
 
 
 @dataclass
@@ -43,22 +50,74 @@ class Outcome:
     points: int = 0
     kills: int = 0
     random_kills: int = 0
+    worker_kills: int = 0
+    gave_up: int = 0  # of the runs with killed workers: those that named the shard and ended; the others went on
     unequal: int = 0
     failed: int = 0
+
+    def and_workers(self, other: Outcome) -> Outcome:
+        """Return this outcome with that of the stage's killed workers."""
+        added = {name: getattr(self, name) + getattr(other, name) for name in ("unequal", "failed")}
+        return replace(self, worker_kills=other.worker_kills, gave_up=other.gave_up, **added)
+
+
+class Hunt:
+    """Kills single processes that work on shards, each after so many seconds in which there was one."""
+
+    def __init__(self, moments: Sequence[float], rng: random.Random) -> None:
+        self._waits, self._rng = list(moments), rng
+        self.n_killed = 0
+
+    def go(self, process: subprocess.Popen[str]) -> None:
+        """Hunt until all are killed or the run has ended."""
+        seen = 0.0
+        while self._waits and process.poll() is None:
+            workers = [child for child in _children(process.pid) if _is_worker(child)]
+            if workers and seen >= self._waits[0]:
+                with contextlib.suppress(psutil.Error):
+                    self._rng.choice(workers).kill()
+                    self.n_killed += 1
+                self._waits.pop(0)
+                seen = 0.0
+            time.sleep(_LOOK_SECONDS)
+            seen += _LOOK_SECONDS if workers else 0.0
+
+
+def _children(identity: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(identity).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Say whether a process works on shards: one that the pool has spawned, or Ray's while it is at a task."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "spawn_main" in command or command.startswith("ray::_run")
 
 
 @dataclass(frozen=True)
 class Campaign:
     """The command under test and where it works."""
 
-    arguments: tuple[str, ...]  # of `codeflow run`, without --output
+    arguments: tuple[str, ...]  # of `codeflow run`, without options
     folder: Path
+    on: str = "local"  # where shards run
 
     def run(
-        self, output: Path, until: str, environment: dict[str, str] | None = None, limit: float | None = None
+        self,
+        output: Path,
+        until: str,
+        environment: dict[str, str] | None = None,
+        limit: float | None = None,
+        hunt: Hunt | None = None,
     ) -> int:
         """Run up to a stage; return the exit code, or -9 after a kill (ours after `limit` seconds, or its own)."""
         command = [sys.executable, "-m", "codeflow", "run", *self.arguments, "--output", str(output), "--until", until]
+        command += ["--on", self.on]
         process = subprocess.Popen(
             command,
             start_new_session=True,
@@ -68,12 +127,14 @@ class Campaign:
             env={**os.environ, **(environment or {})},
         )
         try:
+            if hunt:
+                hunt.go(process)
             _, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             return -9
-        if process.returncode not in (0, -9):
+        if process.returncode not in (0, -9) and not (hunt and process.returncode == _REPORTED):
             print(errors, file=sys.stderr)
         return process.returncode
 
@@ -120,6 +181,7 @@ def kill_stage(
     seconds = time.monotonic() - started
     outcome.points = log.stat().st_size // _RECORD_BYTES if log.exists() else 0
     chosen = sorted(rng.sample(range(1, outcome.points + 1), min(points, outcome.points)))
+    assert not points or chosen
     moments: list[tuple[dict[str, str], float | None]] = [
         ({CRASH_LOG: str(log), CRASH_AT: str(n)}, None) for n in chosen
     ]
@@ -138,14 +200,39 @@ def kill_stage(
     return outcome
 
 
+def kill_workers(
+    campaign: Campaign, reference: Path, stages: Sequence[str], stage: str, trials: int, rng: random.Random
+) -> Outcome:
+    """Kill one to three workers of a stage per trial; compare what the run, or the next one, ends with."""
+    outcome = Outcome(stage)
+    for _ in range(trials):
+        trial = campaign.copy(reference, stages[stages.index(stage) :], "trial")
+        hunt = Hunt([rng.uniform(0, 0.5) for _ in range(rng.randint(1, 3))], rng)
+        code = campaign.run(trial, stage, hunt=hunt)
+        outcome.worker_kills += hunt.n_killed
+        if code == _REPORTED:
+            outcome.gave_up += 1
+            code = campaign.run(trial, stage)
+        if code != 0:
+            outcome.failed += 1
+        elif identity(trial / stage) != identity(reference / stage):
+            outcome.unequal += 1
+    return outcome
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the Markdown table of a campaign."""
     lines = [
-        "| stage | kill points | killed at points | killed at random | unequal after | failed after |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| stage | kill points | killed at points | killed at random | workers killed | of these runs, gave up "
+        "| unequal after | failed after |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    lines += [f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.unequal} | {o.failed} |" for o in outcomes]
-    kills = sum(o.kills + o.random_kills for o in outcomes)
+    lines += [
+        f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.worker_kills} | {o.gave_up} | {o.unequal} "
+        f"| {o.failed} |"
+        for o in outcomes
+    ]
+    kills = sum(o.kills + o.random_kills + o.worker_kills for o in outcomes)
     bad = sum(o.unequal + o.failed for o in outcomes)
     lines.append(f"\n{kills} kills, {bad} with another outcome than the undisturbed run.")
     return "\n".join(lines)
@@ -156,26 +243,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=6, help="kill points per stage, drawn without repetition")
     parser.add_argument("--random", type=int, default=2, help="kills at random times per stage")
+    parser.add_argument("--workers", type=int, default=1, help="runs per stage in which workers are killed")
+    parser.add_argument("--on", default="local", help="where shards run: local or ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="*", help="only these stages")
     parser.add_argument("--table", type=Path, help="write the table, with date and machine, to this file")
     parser.add_argument("run", nargs="*", default=["smoke"], help="recipe and overrides of the run under test")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        campaign = Campaign(tuple(options.run), Path(folder))
+        campaign = Campaign(tuple(options.run), Path(folder), options.on)
         reference = Path(folder) / "reference"
         stages = order(options.run)
-        assert campaign.run(reference, stages[-1]) == 0, "the undisturbed run failed"
+        last = max(options.stages or stages, key=stages.index)
+        assert Campaign(campaign.arguments, campaign.folder).run(reference, last) == 0, "the undisturbed run failed"
         rng = random.Random(options.seed)
         outcomes = []
         for stage in options.stages or stages:
-            outcomes.append(kill_stage(campaign, reference, stages, stage, options.points, options.random, rng))
+            whole = kill_stage(campaign, reference, stages, stage, options.points, options.random, rng)
+            single = kill_workers(campaign, reference, stages, stage, options.workers, rng)
+            outcomes.append(whole.and_workers(single))
             print(outcomes[-1], file=sys.stderr)
     text = table(outcomes)
     print(text)
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m campaigns kills --seed {options.seed} --points {options.points} --random {options.random}"
+        command += f" --workers {options.workers} --on {options.on}"
+        command += f" --stages {' '.join(options.stages)}" if options.stages else ""
         command += " " + " ".join(options.run)
         machine = (
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from campaigns.kills import Campaign, kill_stage
+from campaigns.kills import Campaign, kill_stage, kill_workers
 
 MINIATURE = (
     "smoke",
@@ -25,3 +25,6 @@ def test_killed_stages_end_as_undisturbed_ones(tmp_path: Path) -> None:
         outcome = kill_stage(campaign, reference, stages, stage, points, n_random, random.Random(1))
         assert outcome.kills == points
         assert outcome.unequal == outcome.failed == 0
+    outcome = kill_workers(campaign, reference, stages, "clean", 2, random.Random(1))
+    assert outcome.worker_kills >= 1
+    assert outcome.unequal == outcome.failed == 0
