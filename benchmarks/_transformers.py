@@ -21,12 +21,12 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def peer_python() -> Path:
-    """Return the interpreter of transformers' environment, made first if it is not there."""
-    folder = PEER / ".venv" / "requirements"
+def peer_python(requirements: str = "requirements") -> Path:
+    """Return the interpreter of one of transformers' environments, made first if it is not there."""
+    folder = PEER / ".venv" / requirements
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        requirements = str(PEER / "requirements.txt")
-        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-r", requirements], check=True)
+        listed = str(PEER / f"{requirements}.txt")
+        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-r", listed], check=True)
         (folder / "complete").touch()
     return folder / "bin" / "python"
