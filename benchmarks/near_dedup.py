@@ -78,7 +78,7 @@ def main() -> None:
     from minhash_kernel import load
 
     texts = load(int(arguments.megabytes * 1e6))
-    config = DedupConfig(exact=None)
+    config = DedupConfig(exact=None, forks=None)  # what the peer does, no more
     assert config.near
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -55,7 +55,7 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + _N_BYTES
 class TokenizerConfig(Config):
     """Parameters of the stage."""
 
-    vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
+    vocab_size: int = Field(default=76_800, ge=SMALLEST_VOCABULARY)  # the released models
     sample_bytes: int = Field(
         default=16 * 2**20, gt=0
     )  # about how much text is trained on; documents are drawn by seed and id
