@@ -86,7 +86,8 @@ def test_a_rank_that_dies_ends_the_phase_within_a_minute(
     with pytest.raises(InfrastructureError, match=r"rank 1 of 2 died \(SIGKILL\)"):
         train(config, inputs, output)
     assert time.monotonic() - started < 60
-    assert [checkpoint.read(folder).step for folder in checkpoint.step_folders(output / "checkpoints")] == [2]
+    left = [checkpoint.read(folder).step for folder in checkpoint.step_folders(output / "checkpoints")]
+    assert left in ([2], [])  # the save after step 2 is whole, or was not finished and is not there
 
 
 class _Start:
