@@ -40,8 +40,14 @@ class _SharedCache(FunctionCache):
     """Machine code on disk, for processes that compile at the same time; one saves after the other.
 
     numba's own chooses the name of a file from an index that it read before: two processes that compile for two dtypes
-    may choose one name, and whoever finds the wrong machine code under it from then on fails.
+    may choose one name, and whoever finds the wrong machine code under it from then on fails. And it looks at the
+    function's own file alone, whose machine code may hold functions of this one.
     """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        file, here = self._cache_file, Path(__file__).stat()
+        file._source_stamp = file._source_stamp, here.st_mtime, here.st_size
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save what was compiled for a signature; a folder that cannot be written is numba's to complain of."""
