@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.sandbox import remote_services
 from codeflow.sandbox.policy import MIB, Limits, Policy
 from codeflow.sandbox.remote import RemoteSandbox
 from codeflow.sandbox.remote_services import E2B, Kubernetes, SweRex, SweRexDeployment
@@ -171,8 +172,17 @@ def test_files_channel_snapshot_and_reset(sandbox):
     asyncio.run(story())
 
 
-def test_nothing_of_an_execution_is_left(sandbox):
-    before = {name for name in os.listdir("/tmp") if name.startswith("codeflow-")}
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Where the container keeps jobs and executions: not /tmp, where those of other tests' containers come and go."""
+    folder = tmp_path / "in the container"
+    folder.mkdir()
+    monkeypatch.setattr(remote_services, "_job_file", lambda: f"{folder}/codeflow-1.job")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def test_nothing_of_an_execution_is_left(sandbox, folder):
     mark = f"cf-remote-{os.getpid()}"
     code = (
         f"import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
@@ -181,7 +191,7 @@ def test_nothing_of_an_execution_is_left(sandbox):
     result = _run(sandbox, code)
     assert (result.status, result.stdout) == (Status.OK, b"left\n"), result
     assert not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if _command(pid).startswith(mark)]
-    assert {name for name in os.listdir("/tmp") if name.startswith("codeflow-")} <= before
+    assert not os.listdir(folder)
 
 
 def _command(pid: str) -> str:
@@ -191,11 +201,11 @@ def _command(pid: str) -> str:
         return ""
 
 
-def test_the_token_is_not_for_the_program(sandbox):
+def test_the_token_is_not_for_the_program(sandbox, folder):
     """A program that prints what an answer looks like, or looks for the job, answers for nobody."""
     code = (
         "import os\nprint('x' * 32 + ' e30=')\nhere = os.path.dirname(os.getcwd())\n"
-        "print([name for name in os.listdir(here)], [n for n in os.listdir('/tmp') if n.endswith('.job')])\n"
+        f"print([name for name in os.listdir(here)], [n for n in os.listdir({str(folder)!r}) if n.endswith('.job')])\n"
         "try: print(open('/proc/%d/mem' % os.getppid(), 'rb'))\nexcept OSError as e: print(type(e).__name__)\n"
         "try: print(os.listdir('/proc/%d/fd' % os.getppid()))\nexcept OSError as e: print(type(e).__name__)"
     )
