@@ -25,7 +25,7 @@ from codeflow.solve.verify import python_calls_data
 from codeflow.solve.verify_many import Attempt, verify_many
 
 ROUNDS = 3
-JOBS = {"fork server": 600, "bubblewrap": 200, "bare": 100}
+JOBS = dict.fromkeys(BACKENDS, 200) | {"fork server": 600, "bare": 100}
 TARGETS = {"fork server": 300, "bubblewrap": 100}
 PROGRAM = "import sys\nprint(sum(map(int, sys.stdin.read().split())))\n"
 AT_ONCE = 2 * len(os.sched_getaffinity(0))

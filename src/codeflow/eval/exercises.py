@@ -34,6 +34,7 @@ _LIMITS = Limits(
 )
 _NOT_FOR_MODELS = ("CMakeLists.txt", "Cargo.toml")
 _CMAKE = "mkdir -p build && cd build && cmake -DEXERCISM_RUN_ALL_TESTS=1 -G 'Unix Makefiles' .. && make"
+_PROGRAMS = {"rust": ("cargo",), "go": ("go",), "javascript": ("node", "npm"), "cpp": ("cmake", "make", "c++")}
 _TIMES = re.compile(r"\bin \d+\.\d+s\b")
 _ATTEMPTS = 3
 _STARVED_SHARE, _PATIENCE = 0.5, 4.0  # tests that had no processor run once more, with more time
@@ -116,10 +117,9 @@ def missing(language: str, modules: Path) -> str:
     """Say what is missing to run a language's tests here, or "". `modules`: a node_modules folder for JavaScript."""
     if language == "java":
         return "Gradle downloads itself, and there is no network in the sandbox"
-    programs = {"rust": "cargo", "go": "go", "javascript": "node", "cpp": "cmake"}
-    program = programs.get(language)
-    if program and not (_cargo_root() if program == "cargo" else shutil.which(program, path="/usr/local/bin:/usr/bin")):
-        return f"no {program} here"
+    for program in _PROGRAMS.get(language, ()):
+        if not (_cargo_root() if program == "cargo" else shutil.which(program, path="/usr/local/bin:/usr/bin")):
+            return f"no {program} here"
     if language == "javascript" and not modules.is_dir():
         return f"no folder {modules} with the packages of the exercises"
     return ""

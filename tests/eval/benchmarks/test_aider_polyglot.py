@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from codeflow.eval.benchmark_run import BenchmarkRunConfig, run_benchmark
 from codeflow.eval.benchmark_scores import score
 from codeflow.eval.benchmarks.aider_polyglot import BENCHMARKS
 from codeflow.eval.catalogue import find
-from codeflow.eval.exercises import missing
+from codeflow.eval.exercises import _cargo_root, missing
 from codeflow.sandbox.local import probe
 
 pytestmark = pytest.mark.skipif(not probe().backend, reason=probe().problem or "a sandbox works")
@@ -31,6 +33,26 @@ if((EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file}.cpp) AND EXERCISM_RUN_ALL_TESTS)
   add_executable(${exercise} ${file}_test.cpp ${file}.cpp)
   add_custom_target(run ALL DEPENDS ${exercise} COMMAND ${exercise})
 endif()
+"""
+# Stands for the packages of the JavaScript track: `jest` on the path of `npm run`, with the names that its tests use.
+JEST = """\
+#!/usr/bin/env node
+const assert = require('node:assert');
+const { pathToFileURL } = require('node:url');
+const tests = [];
+global.describe = (name, body) => body();
+global.test = (name, body) => tests.push([name, body]);
+global.xtest = () => {};
+global.expect = (value) => ({ toEqual: (wanted) => assert.deepStrictEqual(value, wanted) });
+(async () => {
+  for (const file of process.argv.slice(2).filter((name) => name.endsWith('.spec.js'))) {
+    await import(pathToFileURL(file));
+  }
+  for (const [name, body] of tests) {
+    body();
+    console.log('passed', name);
+  }
+})();
 """
 EXERCISES = {
     "python/exercises/practice/two-fold": {
@@ -72,6 +94,33 @@ EXERCISES = {
         "tests/half.rs": "#[test]\n#[ignore]\nfn it() { assert_eq!(half::half(4), 2); }\n",
         "Cargo.toml": '[package]\nname = "half"\nversion = "1.0.0"\nedition = "2021"\n',
     },
+    "go/exercises/practice/third-part": {
+        ".docs/instructions.md": "Divide by three.\n",
+        ".meta/config.json": {
+            "solution": ["third_part.go"],
+            "test": ["third_part_test.go"],
+            "example": [".meta/example.go"],
+        },
+        ".meta/example.go": "package thirdpart\n\nfunc Third(n int) int {\n\treturn n / 3\n}\n",
+        "third_part.go": 'package thirdpart\n\nfunc Third(n int) int {\n\tpanic("to be written")\n}\n',
+        "third_part_test.go": 'package thirdpart\n\nimport "testing"\n\nfunc TestThird(t *testing.T) {\n'
+        '\tif got := Third(9); got != 3 {\n\t\tt.Fatalf("Third(9) = %d, not 3", got)\n\t}\n}\n',
+        "go.mod": "module thirdpart\n\ngo 1.18\n",
+    },
+    "javascript/exercises/practice/last-word": {
+        ".docs/instructions.md": "Return the last word.\n",
+        ".meta/config.json": {
+            "solution": ["last-word.js"],
+            "test": ["last-word.spec.js"],
+            "example": [".meta/proof.ci.js"],
+        },
+        ".meta/proof.ci.js": "export const last = (text) => text.split(' ').at(-1);\n",
+        "last-word.js": "export const last = (text) => {\n  throw new Error('to be written');\n};\n",
+        "last-word.spec.js": "import { last } from './last-word.js';\n\ndescribe('last', () => {\n"
+        "  test('of one', () => {\n    expect(last('one')).toEqual('one');\n  });\n\n"
+        "  xtest('of two', () => {\n    expect(last('one two')).toEqual('two');\n  });\n});\n",
+        "package.json": '{"name": "last-word", "private": true, "type": "module", "scripts": {"test": "jest ./*"}}\n',
+    },
     "java/exercises/practice/none": {
         ".docs/instructions.md": "x",
         ".meta/config.json": {"solution": ["src/main/java/N.java"], "test": [], "example": []},
@@ -88,6 +137,10 @@ def folder(tmp_path_factory) -> Path:
             path = folder / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content if isinstance(content, str) else json.dumps({"files": content}))
+    jest = folder / "node_modules/.bin/jest"
+    jest.parent.mkdir(parents=True)
+    jest.write_text(JEST)
+    jest.chmod(0o755)
     return folder
 
 
@@ -116,7 +169,7 @@ def test_exercises_are_read_and_those_that_cannot_run_are_named(folder, capsys):
     assert "two_fold_test" not in asked
     assert "twice four" not in asked
     assert "1 exercises in java are left out" in capsys.readouterr().err
-    assert not any(one.id.startswith("java") for one in problems(folder))
+    assert not any(one.id.startswith("java/") for one in problems(folder))
     assert find(["aider_polyglot"]) == list(BENCHMARKS)
 
 
@@ -130,15 +183,52 @@ def test_the_gold_answers_pass_in_both_formats(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["cpp", "rust"])
-def test_the_gold_answers_of_compiled_languages_pass(folder, language):
-    if missing(language, folder):
-        pytest.skip(missing(language, folder))
+@pytest.mark.parametrize(
+    ("language", "right", "wrong"),
+    [
+        ("cpp", "n + 1", "n"),
+        ("rust", "n / 2", "n"),
+        ("go", "n / 3", "n - 3"),
+        ("javascript", "at(-1)", "at(0)"),  # right but for the test that is left out until all are to run
+    ],
+)
+def test_the_gold_answers_of_other_languages_pass_and_wrong_ones_fail(folder, language, right, wrong):
+    if absent := missing(language, folder / "node_modules"):
+        pytest.skip(f"{language} is not proved on this machine: {absent}")
     [problem] = problems(folder, DIFF, language)
-    false = problem.gold.replace("n + 1", "n").replace("n / 2", "n")
-    right, wrong = DIFF.judge([Attempt(problem, (problem.gold,)), Attempt(problem, (false,))], 1)
-    assert right.passed, right.reason
-    assert (wrong.passed, wrong.fault) == (False, "model")
+    assert right in problem.gold
+    [tests] = problem.data["exercise"].tests
+    rewritten = f"{tests}\n```\n<<<<<<< SEARCH\n=======\n>>>>>>> REPLACE\n```\n"
+    answers = (problem.gold, problem.gold.replace(right, wrong), problem.gold.replace(right, f"{right} ("), rewritten)
+    passes, *fails = DIFF.judge([Attempt(problem, (answer,)) for answer in answers], 1)
+    assert passes.passed, passes.reason
+    assert [(one.passed, one.fault) for one in fails] == [(False, "model")] * 3, [one.reason for one in fails]
+    assert "not a file that may be changed" in fails[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("language", "gone", "words"),
+    [
+        ("cpp", "cmake", "no cmake here"),
+        ("cpp", "c++", r"no c\+\+ here"),
+        ("go", "go", "no go here"),
+        ("javascript", "npm", "no npm here"),
+        ("rust", "cargo", "no cargo here"),
+    ],
+)
+def test_what_is_absent_is_said_in_words(monkeypatch, folder, language, gone, words):
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None if name == gone else f"/usr/bin/{name}")
+    _cargo_root.cache_clear()
+    try:
+        assert re.fullmatch(words, missing(language, folder / "node_modules"))
+        assert missing("python", folder) == ""
+    finally:
+        _cargo_root.cache_clear()
+
+
+@pytest.mark.skipif(bool(missing("javascript", Path())), reason=missing("javascript", Path()) or "Node is here")
+def test_the_packages_of_the_javascript_track_are_asked_for(folder):
+    assert re.fullmatch("no folder .*/none with the packages of the exercises", missing("javascript", folder / "none"))
 
 
 def test_the_second_try_goes_on_from_the_first_and_sees_what_tests_said(folder, tmp_path):
