@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from codeflow.model.compiled_step import RowStep
+from codeflow.core.processor import has_avx512
+from codeflow.model import decode
+from codeflow.model.compiled_step import BlockStep, RowsStep
 from codeflow.model.decode import Decoder
 from codeflow.model.kv_cache import BLOCK_TOKENS
 from tests.model.shapes import changed, make_ids, make_model
@@ -17,6 +19,15 @@ LENGTH = 20
 DENSE = changed()
 WINDOWS = [changed(loop_num=2, loop_window_size=window) for window in (1, 2, 7, 19, 20, 21, 60)]
 DEEP = changed(loop_num=4, loop_window_size=5, num_key_value_heads=4)
+
+
+@pytest.fixture(params=["packed", "panels"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the weights of several rows lie, whatever is quicker here."""
+    if request.param == "panels" and not has_avx512():
+        pytest.skip("products in panels are for AVX-512, which is not here")
+    monkeypatch.setattr(decode, "choose_form", lambda blocks, head: request.param)
+    return request.param
 
 
 def _relative(ours: Tensor, exact: Tensor) -> float:
@@ -47,7 +58,28 @@ def test_a_decoder_of_one_row(config, dtype: torch.dtype, tolerance: float) -> N
     model, ids = make_model(config, dtype), make_ids(1, LENGTH)
     exact = model.logits(model(ids)).float()
     decoder = Decoder(model, LENGTH, n_rows=1)
-    assert isinstance(decoder._step, RowStep)
+    assert isinstance(decoder._step, BlockStep)
+    logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
+    for at, end in [(6, 7), (7, 8), (8, 11), *((at, at + 1) for at in range(11, LENGTH))]:
+        logits.append(decoder.extend(ids[:, at:end]))
+    assert _relative(torch.cat(logits, 1), exact[:, 5:]) < tolerance
+
+
+_LOOPS = [(1, 7), (2, 1), (2, 7), (2, 60), (3, 5)]
+PANELS = [
+    changed(loop_num=n, loop_window_size=w, hidden_size=48, intermediate_size=80, vocab_size=64) for n, w in _LOOPS
+]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 5e-2)], ids=str)
+@pytest.mark.parametrize("config", PANELS, ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
+@torch.no_grad()
+def test_every_form_of_the_weights(config, dtype: torch.dtype, tolerance: float, form: str) -> None:
+    """Eleven rows: a tile of eight and three single ones; a step of several tokens in between."""
+    model, ids = make_model(config, dtype), make_ids(11, LENGTH) % config.vocab_size
+    exact = model.logits(model(ids)).float()
+    decoder = Decoder(model, LENGTH, n_rows=11)
+    assert isinstance(decoder._step, BlockStep if form == "panels" else RowsStep)
     logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
     for at, end in [(6, 7), (7, 8), (8, 11), *((at, at + 1) for at in range(11, LENGTH))]:
         logits.append(decoder.extend(ids[:, at:end]))
@@ -73,12 +105,12 @@ def test_ragged_rows_equal_rows_alone(config, compiled: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype, form: str) -> None:
     """Not by one bit, where weights are packed: whatever else is decoded, in any order, over any blocks.
 
     Both read all prompts together, for how attention is cut into products decides the last bits of what is read.
     """
-    model, ids = make_model(changed(loop_num=2, hidden_size=48, intermediate_size=80), dtype), make_ids(9, LENGTH)
+    model, ids = make_model(PANELS[2], dtype), make_ids(9, LENGTH) % PANELS[2].vocab_size
     many = Decoder(model, LENGTH, n_rows=9)
     prompts = [row[: 3 + i] for i, row in enumerate(ids.tolist())]
     rows = many.cache.open(many.read(prompts), [LENGTH] * 9)

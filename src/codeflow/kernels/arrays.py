@@ -40,8 +40,15 @@ def compiled_functions() -> Any:
     return compiled
 
 
-def compiled_row_functions() -> Any:
-    """Return `kernels.compiled_row`, imported when it is first used."""
-    from codeflow.kernels import compiled_row
+def compiled_block_functions() -> Any:
+    """Return `kernels.compiled_block`, imported when it is first used."""
+    from codeflow.kernels import compiled_block
 
-    return compiled_row
+    return compiled_block
+
+
+def compiled_panel_functions() -> Any:
+    """Return `kernels.compiled_panels`, imported when it is first used."""
+    from codeflow.kernels import compiled_panels
+
+    return compiled_panels

@@ -41,13 +41,14 @@ class _SharedCache(FunctionCache):
 
     numba's own chooses the name of a file from an index that it read before: two processes that compile for two dtypes
     may choose one name, and whoever finds the wrong machine code under it from then on fails. And it looks at the
-    function's own file alone, whose machine code may hold functions of this one.
+    function's own file alone, whose machine code may hold functions of the others here.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        file, here = self._cache_file, Path(__file__).stat()
-        file._source_stamp = file._source_stamp, here.st_mtime, here.st_size
+        sources = [path.stat() for path in sorted(Path(__file__).parent.glob("compiled*.py"))]
+        file = self._cache_file
+        file._source_stamp = file._source_stamp, *((source.st_mtime, source.st_size) for source in sources)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save what was compiled for a signature; a folder that cannot be written is numba's to complain of."""
@@ -371,24 +372,6 @@ def attend_gated(qkv, turns, where, first, ring, gate, out):
                     place = (group * repeats + r) * size + d
                     value = near[r, d] + gates[r] * (wide[r, d] - near[r, d])
                     out[b, place] = _stored(value, out[b, place])
-
-
-@_compiled
-def greedy(logits, chosen, logprobs):
-    """Write where each row of logits (B, V) is largest to `chosen`, and its log-probability to `logprobs`, both (B,).
-
-    The first of equals is taken. A row with NaN or +infinity has the log-probability NaN.
-    """
-    for b in range(logits.shape[0]):
-        row = logits[b]
-        largest = _largest(row)
-        index = 0
-        while index < row.shape[0] - 1 and row[index] != largest:
-            index += 1
-        total = np.float32(0.0)
-        for v in range(row.shape[0]):
-            total += _exp(row[v] - largest)
-        chosen[b], logprobs[b] = index, -np.log(total)
 
 
 @_compiled

@@ -1,7 +1,7 @@
 """Decoding with compiled functions, for fp32 and bf16 on the CPU: prompts, and steps of one token per row.
 
-Of prompts and of rows the matrix products are torch's, and one compiled call lies between each two. In a decoder that
-has no more than one row a block is one call, products included. The residual stream stays in fp32.
+Between torch's matrix products lies one compiled call each. Where the products are compiled too, a step is one call per
+block. The residual stream stays in fp32.
 
 Legend: B rows, T tokens of a prompt, N tokens, C hidden size, F intermediate size, H query heads, G key/value heads,
 D head dim, V words.
@@ -10,32 +10,23 @@ D head dim, V words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codeflow.kernels.arrays import as_array, compiled_functions, compiled_row_functions
+from codeflow.kernels.arrays import as_array, compiled_block_functions, compiled_functions
 from codeflow.model.block import Block
 from codeflow.model.kv_cache import KeyValueCache
 from codeflow.model.looped import LoopCoder
+from codeflow.model.products import BlockWeights, Weights
 from codeflow.model.rope import rotation
 
-Product = Callable[[Tensor], Tensor]
 Place = tuple[int, int]  # loop, layer
 Attention = Callable[[Place, Tensor, tuple[Tensor, Tensor]], Tensor]  # place, q, (k, v), each (B, T, heads, D)
 Rows = np.ndarray[Any, Any]
-
-
-class LayerProducts(NamedTuple):
-    """The products of a block; projections of one input are joined."""
-
-    qkv: Product
-    output: Product
-    gate_up: Product
-    down: Product
 
 
 class _Passes:
@@ -68,7 +59,7 @@ class _Passes:
             for loop in range(config.loop_num - 1)
         ]
 
-    def read(self, layers: Sequence[LayerProducts], ids: Tensor, attention: Attention) -> Tensor:
+    def read(self, layers: Sequence[BlockWeights], ids: Tensor, attention: Attention) -> Tensor:
         """Return the normed hidden states (B, T, C) behind prompts (B, T); `attention` keeps keys and values."""
         n_rows, n_tokens = ids.shape
         config, like = self.config, self.model.embed_tokens.weight
@@ -82,15 +73,17 @@ class _Passes:
             return attention(place, q, (k, v)).reshape(n_rows * n_tokens, -1)
 
         n = n_rows * n_tokens
-        scratch = like.new_empty((n, config.hidden_size)), like.new_empty((n, config.intermediate_size))
+        scratch = tuple(
+            torch.empty((n, size), dtype=layers[0].qkv.dtype) for size in (config.hidden_size, config.intermediate_size)
+        )
         return self._run(layers, ids.flatten(), attend, scratch).unflatten(0, (n_rows, n_tokens))
 
     def _run(
         self,
-        layers: Sequence[LayerProducts],
+        layers: Sequence[BlockWeights],
         ids: Tensor,
         attend: Callable[[Place, Tensor], Tensor],
-        scratch: tuple[Tensor, Tensor],
+        scratch: Sequence[Tensor],
     ) -> Tensor:
         """Return the normed hidden states (N, C) behind ids (N,), which are the first of `scratch`, (N, C) and (N, F).
 
@@ -116,13 +109,13 @@ class _Passes:
 
 
 class RowsStep(_Passes):
-    """A step of any rows."""
+    """A step with torch's products."""
 
     def __init__(self, model: LoopCoder, cache: KeyValueCache, row_tokens: int) -> None:
         super().__init__(model, cache, row_tokens)
         self._buffers: dict[int, tuple[Tensor, ...]] = {}
 
-    def __call__(self, layers: Sequence[LayerProducts], head: Product, rows: Rows, ids: Tensor) -> Tensor:
+    def __call__(self, layers: Sequence[BlockWeights], head: Weights, rows: Rows, ids: Tensor) -> Tensor:
         """Return the logits (B, V) fp32 behind ids (B,)."""
         kernels, cache = self.kernels, self.cache
         normed, grown, mixed = self._scratch(len(rows))
@@ -149,46 +142,51 @@ class RowsStep(_Passes):
         return self._buffers[n_rows]
 
 
-class RowStep(_Passes):
-    """A step of the only row: a compiled call per block, on the weights where they lie."""
+class BlockStep(_Passes):
+    """A step with compiled products: a call per block."""
 
-    def __init__(self, model: LoopCoder, cache: KeyValueCache, row_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LoopCoder,
+        cache: KeyValueCache,
+        row_tokens: int,
+        layers: Sequence[BlockWeights],
+        head: Weights,
+    ) -> None:
+        """The weights are in place for a single row, otherwise in panels."""
         super().__init__(model, cache, row_tokens)
-        config = self.config
-        self.row_kernels = compiled_row_functions()
+        self.block_kernels, self.table = compiled_block_functions(), as_array(model.embed_tokens.weight.detach())
+        self.head = head.arrays
         self.layers = [
-            (tuple(as_array(part.weight.detach()) for part in (*_projections(block), *_mlp(block))), norms)
-            for block, norms in zip(self.blocks, self.norms, strict=True)
+            (tuple(weights.arrays for weights in layer), norms) for layer, norms in zip(layers, self.norms, strict=True)
         ]
-        self.table, self.head = (as_array(part.weight.detach()) for part in (model.embed_tokens, model.lm_head))
-        heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        sizes = [(heads + 2 * groups) * size, heads * size, config.hidden_size]
-        sizes = [config.hidden_size, *sizes, 2 * config.intermediate_size, config.intermediate_size]
-        self.scratch = tuple(np.zeros((1, size), np.float32) for size in sizes)
-        self.x = np.zeros((1, config.hidden_size), np.float32)
+        self._buffers: dict[int, tuple[Rows, ...]] = {}
 
-    def __call__(self, layers: Sequence[LayerProducts], head: Product, rows: Rows, ids: Tensor) -> Tensor:
-        """Return the logits (1, V) fp32 behind ids (1,); the torch products are not used."""
-        kernels, cache, x, epsilon = self.row_kernels, self.cache, self.x, self.config.rms_norm_eps
+    def __call__(self, layers: Sequence[BlockWeights], head: Weights, rows: Rows, ids: Tensor) -> Tensor:
+        """Return the logits (B, V) fp32 behind ids (B,); what products take are their arrays."""
+        kernels, cache, epsilon = self.block_kernels, self.cache, self.config.rms_norm_eps
+        x, *scratch = self._scratch(len(rows))
+        scratch = tuple(scratch)
         place = self.turns, (rows, cache.lengths, cache.table)
-        kernels.embed(self.table, int(ids), x)
+        kernels.embed(self.table, ids.numpy(), x)
         for loop in range(self.config.loop_num):
             numbers = epsilon, float(self.model.second_pass_scale)
             for index, layer in enumerate(self.layers):
                 if loop == 0:
-                    kernels.block(x, layer, epsilon, place, self.first[index], self.scratch)
+                    kernels.block(x, layer, epsilon, place, self.first[index], scratch)
                 else:
                     later = self.later[loop - 1][index], self.gates[index]
-                    kernels.block_gated(x, layer, numbers, place, self.first[index], later, self.scratch)
-        logits = np.empty((1, self.head.shape[0]), np.float32)
-        kernels.logits(x, self.final_norm, epsilon, self.head, self.scratch[0], logits)
+                    kernels.block_gated(x, layer, numbers, place, self.first[index], later, scratch)
+        logits = np.empty((len(rows), self.config.vocab_size), np.float32)
+        kernels.logits(x, self.final_norm, epsilon, self.head, scratch[0], logits)
         return torch.from_numpy(logits)
 
-
-def _projections(block: Block) -> tuple[Any, ...]:
-    attention = block.self_attn
-    return attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-
-
-def _mlp(block: Block) -> tuple[Any, ...]:
-    return block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
+    def _scratch(self, n_rows: int) -> tuple[Rows, ...]:
+        """Return the residual stream and what a block writes, for `n_rows` rows."""
+        if n_rows not in self._buffers:
+            config = self.config
+            heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+            sizes = [config.hidden_size, config.hidden_size, (heads + 2 * groups) * size, heads * size]
+            sizes += [config.hidden_size, 2 * config.intermediate_size, config.intermediate_size]
+            self._buffers[n_rows] = tuple(np.zeros((n_rows, size), np.float32) for size in sizes)
+        return self._buffers[n_rows]

@@ -4,8 +4,8 @@ Equal to the whole forward pass to rounding. Two forms: torch operations, for an
 and, on the CPU in fp32 and bf16, where the number of calls decides, compiled functions for prompts and for one token
 per row (`compiled_step`). The latter keep their residual stream in fp32.
 
-Products are made with packed weights where oneDNN is at hand: faster, and a row's step does not depend on the rows
-beside it. A decoder of a single row makes them itself, on the weights where they lie.
+Products are made with packed weights (`products`): faster, and a row's step does not depend on the rows beside it. A
+decoder of a single row makes them on the weights where they lie.
 
 Legend: B rows, T new tokens, C hidden size, H = G * R query heads, G key/value heads, D head dim, S slots, V words,
 W ring size.
@@ -19,30 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 
 from codeflow.kernels.arrays import as_array, compilable, compiled_functions, few_threads
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block
-from codeflow.model.compiled_step import LayerProducts, Place, Product, RowsStep, RowStep
+from codeflow.model.compiled_step import BlockStep, Place, RowsStep
 from codeflow.model.kv_cache import BLOCK_TOKENS, KeyValueCache, Prompt, blocks_of
 from codeflow.model.looped import LoopCoder
+from codeflow.model.products import Weights, block_weights, choose_form
 from codeflow.model.rope import rotate, rotation
 
-_COPIED_BYTES = 1 << 30  # copies of the projections are made for models whose blocks are smaller than this
 _ROW_THREADS = 2  # with more, torch's products are quicker for one row than a compiled pass, which has one thread
-_PACK_ROWS = 32  # one number for all weights: the layout, and so the order of a sum, must not depend on the batch
-
-
-def _products_of(block: Block, copy: bool) -> LayerProducts:
-    attention, mlp = block.self_attn, block.mlp
-    return LayerProducts(
-        _product(copy, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
-        _product(copy, attention.o_proj.weight),
-        _product(copy, mlp.gate_proj.weight, mlp.up_proj.weight),
-        _product(copy, mlp.down_proj.weight),
-    )
 
 
 class Decoder:
@@ -66,18 +55,20 @@ class Decoder:
         self.model, self.config = model, model.config
         weight = model.embed_tokens.weight
         self.compiled = compilable(weight) and compiled is not False
-        blocks = [block for block in model.layers if isinstance(block, Block)]
+        self.blocks = [block for block in model.layers if isinstance(block, Block)]
+        head = model.lm_head.weight.detach()
         alone = self.compiled and n_rows == 1 and torch.get_num_threads() <= _ROW_THREADS
-        size = sum(weight.nbytes for block in blocks for weight in block.parameters())
-        copy = not alone and size < _COPIED_BYTES
-        self.blocks, self.layers = blocks, [_products_of(block, copy) for block in blocks]
-        self.head = _product(copy, model.lm_head.weight)
+        form = "in place" if alone else choose_form(self.blocks, head)
+        self.layers, self.head = [block_weights(block, form) for block in self.blocks], Weights((head,), form)
         # A prompt's last block is there twice, its own and that of the row behind it, until the prompt is released.
         pool = n_rows * (blocks_of(row_tokens) + 1) * BLOCK_TOKENS if pool_tokens is None else pool_tokens
         self.cache = KeyValueCache(model.config, n_rows, row_tokens, pool, weight)
         self._rows: list[int] = []
-        step = RowStep if alone else RowsStep
-        self._step = step(model, self.cache, row_tokens) if self.compiled else None
+        self._step = None
+        if self.compiled and (alone or form == "panels"):
+            self._step = BlockStep(model, self.cache, row_tokens, self.layers, self.head)
+        elif self.compiled:
+            self._step = RowsStep(model, self.cache, row_tokens)
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
@@ -236,30 +227,6 @@ class _Extending:
         near = _attend(q, both[0], both[1], self.local_bias)
         gate = self.decoder.gate(layer, q).to(torch.promote_types(q.dtype, torch.float32)).sigmoid()[..., None]
         return torch.lerp(near.to(gate.dtype), wide.to(gate.dtype), gate).to(q.dtype)
-
-
-def _product(copy: bool, *weights: Tensor) -> Product:
-    """Return x -> the products of x with all weights (out, in), side by side in the last dim.
-
-    With `copy` the weights are joined in one matrix, packed for oneDNN where that is possible.
-    """
-    if not copy:
-        kept = [weight.detach() for weight in weights]
-        return lambda x: torch.cat([linear(x, weight) for weight in kept], dim=-1)
-    joined = torch.cat(weights).detach()
-    if not _packable(joined):
-        return lambda x: linear(x, joined)
-    packed = torch.ops.mkldnn._reorder_linear_weight(joined, _PACK_ROWS)
-    product = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x: product(x, packed, None, "none", [], "")
-
-
-def _packable(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32
 
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
