@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from codeflow.core.errors import UserError
-from codeflow.corpus.git_files import blob_reader, files_at, tree_entries
+from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.corpus.git_files import BlobReader, blob_reader, files_at, tree_entries
+from codeflow.corpus.git_program import stream
 
 
 def test_files_at_any_revision(synthetic_repository: Path) -> None:
@@ -42,6 +43,29 @@ def test_missing_large_and_many_objects(synthetic_repository: Path) -> None:
     assert answers[0][1:] == (-1, None)
     assert answers[1][1:] == (large.n_bytes, None)
     assert all(data is None or len(data) == n for _, n, data in answers)
+
+
+def test_a_reader_asked_ahead_answers_in_order(synthetic_repository: Path) -> None:
+    entries = [e for e in tree_entries(synthetic_repository) if e.n_bytes]
+    with blob_reader(synthetic_repository) as reader:
+        expected = list(reader.read([e.sha for e in entries]))
+    shas = [e.sha for e in entries] * 100
+    with blob_reader(synthetic_repository) as reader:
+        reader.ask(shas[:5])
+        found = [reader.answer() for _ in range(3)]
+        reader.ask(iter(shas[5:]))  # far more than the pipe holds
+        found += [reader.answer() for _ in range(len(shas) - 3)]
+    assert found == expected * 100
+
+
+def test_a_program_that_has_ended_is_named(synthetic_repository: Path) -> None:
+    sha = next(e.sha for e in tree_entries(synthetic_repository) if e.n_bytes)
+    with stream(["cat-file", "--batch"], synthetic_repository, stdin=subprocess.PIPE) as process:
+        reader = BlobReader(process, synthetic_repository)
+        process.kill()
+        process.wait()
+        with pytest.raises(InfrastructureError, match=r"git cat-file ended early in .*; see `git fsck`"):
+            list(reader.read([sha]))
 
 
 def test_a_reader_left_early_ends(synthetic_repository: Path) -> None:

@@ -13,7 +13,8 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import Manifest, begin
 from codeflow.core.records import read_shards
 from codeflow.core.types import Change, Commit
-from codeflow.corpus.git_history import HistoryConfig, run, world
+from codeflow.corpus import git_history
+from codeflow.corpus.git_history import HistoryConfig, commits, run, world
 from codeflow.execute import local
 
 
@@ -204,3 +205,19 @@ def test_row_groups_are_bounded_in_text(
     with pq.ParquetFile(tmp_path / "history/commits-00000.parquet") as file:
         assert file.num_row_groups > 5
     assert commits == whole[1]
+
+
+@pytest.mark.parametrize("ahead", [0, 7, 1000])
+@pytest.mark.parametrize("cache_bytes", [0, 3000, 32_000_000])
+def test_what_is_asked_ahead_and_what_is_kept_change_nothing(
+    synthetic_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, ahead: int
+) -> None:
+    config = {"repositories": (str(synthetic_repository),), "encoding_errors": "replace", "max_commit_bytes": 2000}
+    monkeypatch.setattr(git_history._CommitReader, "_CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(git_history, "_AHEAD", 0)
+    one_by_one, expected = history(tmp_path / "one_by_one", **config)
+    monkeypatch.setattr(git_history, "_AHEAD", ahead)
+    manifest, found = history(tmp_path / "ahead", **config)
+    assert found == expected == list(commits(HistoryConfig.model_validate(config), tmp_path))
+    assert manifest.counts == one_by_one.counts
+    assert {"content_invalid_utf8_replaced", "change_commit_too_large"} <= manifest.counts.notes.keys()

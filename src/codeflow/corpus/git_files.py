@@ -5,11 +5,12 @@ One `git ls-tree -r -z` lists them, one `git cat-file --batch` reads them, howev
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,8 @@ from codeflow.corpus.git_program import stream, tokens
 
 SYMLINK_MODE, GITLINK_MODE = "120000", "160000"
 LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
-_REQUESTS_AT_ONCE = 256  # 64 hexadecimal digits each: far below a pipe's 64 KiB, so neither side can block the other
+_REQUEST_BYTES = 65  # 64 hexadecimal digits at most, and the end of the line
+_REQUESTS_AT_ONCE = 500  # fewer where the pipe is smaller than they are: neither side can block the other
 _CHUNK_BYTES = 1 << 20
 
 
@@ -45,37 +47,31 @@ def tree_entries(repository: Path, revision: str = "HEAD") -> Iterator[TreeEntry
 
 
 class BlobReader:
-    """One running `git cat-file --batch`."""
+    """One running `git cat-file --batch`, which may be asked ahead of what is read."""
 
     def __init__(self, process: subprocess.Popen[bytes], repository: Path) -> None:
         assert process.stdin
         self._repository = repository
         assert process.stdout
         self._requests, self._answers = process.stdin, process.stdout
+        capacity_bytes = fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ)
+        self._limit = max(1, min(_REQUESTS_AT_ONCE, capacity_bytes // _REQUEST_BYTES))
+        self._unsent: deque[str] = deque()
+        self._sent: deque[str] = deque()  # and not answered yet
 
-    def read(self, shas: Sequence[str], max_bytes: int | None = None) -> Iterator[tuple[str, int, bytes | None]]:
-        """Yield (sha, n_bytes, content) for each of `shas` in order.
+    def ask(self, shas: Iterable[str]) -> None:
+        """Ask for objects; `answer` then gives one after the other. They are read while the caller does other work."""
+        self._unsent.extend(shas)
+        self._send()
 
-        Content is None where the object is missing (n_bytes -1: shallow, damaged) or larger than `max_bytes`.
-        The iterator must be read to its end.
+    def answer(self, max_bytes: int | None = None) -> tuple[str, int, bytes | None]:
+        """Return (sha, n_bytes, content) of the next object that was asked for.
+
+        Content is None where the object is missing (n_bytes -1: shallow, damaged) or larger than `max_bytes`. Raises
+        InfrastructureError when git has ended, as it does at a damaged object.
         """
-        waiting = iter(shas)
-        while part := list(islice(waiting, _REQUESTS_AT_ONCE)):
-            try:
-                self._requests.write(b"".join(sha.encode() + b"\n" for sha in part))
-                self._requests.flush()
-            except BrokenPipeError:
-                raise self._broken() from None
-            for sha in part:
-                yield self._answer(sha, max_bytes)
-
-    def _broken(self) -> InfrastructureError:
-        return InfrastructureError(
-            f"git cat-file ended early in {self._repository}: an object there is damaged; "
-            "see `git fsck`, or leave the repository out"
-        )
-
-    def _answer(self, sha: str, max_bytes: int | None) -> tuple[str, int, bytes | None]:
+        self._send()
+        sha = self._sent.popleft()
         header = self._answers.readline().split()
         if len(header) == 2:  # "<sha> missing"
             return sha, -1, None
@@ -85,10 +81,35 @@ class BlobReader:
         if max_bytes is not None and n_bytes > max_bytes:
             _skip(self._answers, n_bytes + 1)
             return sha, n_bytes, None
-        content = self._answers.read(n_bytes + 1)[:-1]
-        if len(content) != n_bytes:
+        content = self._answers.read(n_bytes)
+        if not self._answers.read(1):
             raise self._broken()
         return sha, n_bytes, content
+
+    def read(self, shas: Collection[str], max_bytes: int | None = None) -> Iterator[tuple[str, int, bytes | None]]:
+        """Yield the answers for each of `shas` in order. The iterator must be read to its end."""
+        self.ask(shas)
+        for _ in shas:
+            yield self.answer(max_bytes)
+
+    def _send(self) -> None:
+        """Send what waits: not one by one, as each wakes git, and before git has nothing left to do."""
+        n = min(len(self._unsent), self._limit - len(self._sent))
+        if not n or (4 * n < self._limit and 8 * len(self._sent) > self._limit):
+            return
+        part = [self._unsent.popleft() for _ in range(n)]
+        self._sent.extend(part)
+        try:
+            self._requests.write("".join(sha + "\n" for sha in part).encode("ascii"))
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._broken() from None
+
+    def _broken(self) -> InfrastructureError:
+        return InfrastructureError(
+            f"git cat-file ended early in {self._repository}: an object there is damaged; "
+            "see `git fsck`, or leave the repository out"
+        )
 
 
 def _skip(pipe: IO[bytes], n_bytes: int) -> None:

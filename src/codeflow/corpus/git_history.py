@@ -1,19 +1,20 @@
 """Histories of git repositories -> commits with the contents of both sides of every changed file.
 
 One `git log --raw` and one `git cat-file --batch` per stretch of history (most repositories are one stretch), read as
-streams side by side: memory is bounded by the limits in the configuration, not by the repository. Merges are compared
-with their first parent, so the commits are the steps of the main line (Code-Flow §2, repository evolution).
+streams side by side: contents are asked for some commits ahead, so that git reads them while the commits before are put
+together. Memory is bounded by the limits in the configuration, not by the repository. Merges are compared with their
+first parent, so the commits are the steps of the main line (Code-Flow §2, repository evolution).
 
 Not covered: copies (they appear as additions) and branches other than the head's.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -33,6 +34,8 @@ from codeflow.execute.shards import run_shards
 _FORMAT = "%H%x00%P%x00%at%x00%B%x00"
 _SNIFF_BYTES = 8000  # git's own test for binary files: a NUL in the first 8,000 bytes
 _YOUNG_COMMITS = 20
+_ABSENT = frozenset(("0" * 40, "0" * 64))
+_AHEAD = 1000  # contents, and commits, that are asked for before they are needed
 
 
 class HistoryConfig(Config):
@@ -72,8 +75,7 @@ class Stretch:
         return f"{self.n} commits of {self.repository.name} from number {self.first}"
 
 
-@dataclass(frozen=True, slots=True)
-class RawEntry:
+class RawEntry(NamedTuple):
     """One line of `git log --raw`."""
 
     status: str  # A, M, D, R, T
@@ -83,8 +85,7 @@ class RawEntry:
     path: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RawCommit:
+class RawCommit(NamedTuple):
     """One commit of `git log --raw`, without contents."""
 
     sha: str
@@ -175,6 +176,17 @@ def read_stretch(stretch: Stretch) -> Counts:
     return Counts(read=n + sum(dropped.values()), kept=n, dropped=dropped, notes=dict(sorted(reader.notes.items())))
 
 
+def commits(config: HistoryConfig, cache: Path) -> Iterator[Commit]:
+    """Yield the commits of the repositories one after the other, oldest first; `cache` is for those named by a URL.
+
+    Raises UserError for a repository that is missing, empty or unreadable, unless it is optional.
+    """
+    for repository in locate_all(config.repositories, config.optional_repositories, cache)[0]:
+        n_life = _count(repository, config.first_parent)
+        for stretch in _stretches(repository, config, cache, n_life, 0):
+            yield from _CommitReader(stretch).commits()
+
+
 def raw_commits(stretch: Stretch) -> Iterator[RawCommit]:
     """Yield the commits of a stretch, oldest first, as `git log --raw` prints them."""
     arguments = ["log", "--raw", "-z", "--no-abbrev", "--reverse", f"-M{stretch.config.rename_similarity}%"]
@@ -211,12 +223,27 @@ def parse_log(parts: Iterator[bytes]) -> Iterator[RawCommit]:
         sha = token
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(NamedTuple):
     """A blob as text, or why it is not text."""
 
     text: str | None
-    fault: str  # "", "binary", "lfs_pointer", "huge", "invalid_utf8", "missing"
+    fault: str  # "", "binary", "lfs_pointer", "huge", "invalid_utf8", "missing", "commit_too_large"
+    note: str = ""  # of a text that is not the bytes decoded as UTF-8
+
+    @property
+    def n_bytes(self) -> int:
+        """Its part of a cache, about."""
+        return len(self.text or "") + 100
+
+
+class _Asked(NamedTuple):
+    """A commit whose contents are on their way."""
+
+    raw: RawCommit
+    place: int
+    entries: Sequence[RawEntry]
+    shas: Sequence[str]  # of its contents, each once
+    asked: frozenset[str]  # those that git gives for it; the others were there, or on their way for a commit before
 
 
 class _CommitReader:
@@ -230,24 +257,47 @@ class _CommitReader:
         self.notes: Counter[str] = Counter()
         self._cache: OrderedDict[str, _Content] = OrderedDict()
         self._cached_bytes = 0
+        self._wanted: Counter[str] = Counter()  # contents -> number of commits on their way that need them
+        self._kept: dict[str, _Content] = {}  # contents that have left the cache but are wanted
+        self._kept_bytes = 0
 
     def commits(self) -> Iterator[Commit]:
         """Yield the commits of the stretch, oldest first."""
-        last = max(1, self.stretch.n_life - 1)
+        ahead: deque[_Asked] = deque()
+        n_ahead = 0
         with blob_reader(self.stretch.repository.folder) as reader:
             for place, raw in enumerate(raw_commits(self.stretch), self.stretch.first):
                 if raw.sha in self.stretch.boundary:
                     self.dropped["shallow_boundary"] += 1  # its parent is not here: it would seem to add every file
                     continue
-                yield Commit(
-                    repository=self.stretch.repository.name,
-                    sha=raw.sha,
-                    parent=raw.parents[0] if raw.parents else "",
-                    author_time=iso_time(raw.author_seconds),
-                    message=self._message(raw.message),
-                    changes=self._changes(raw.entries, reader),
-                    position=place / last,
-                )
+                ahead.append(self._ask(raw, place, reader))
+                n_ahead += 1 + len(ahead[-1].shas)
+                while n_ahead > _AHEAD:
+                    n_ahead -= 1 + len(ahead[0].shas)
+                    yield self._commit(ahead.popleft(), reader)
+            while ahead:
+                yield self._commit(ahead.popleft(), reader)
+
+    def _ask(self, raw: RawCommit, place: int, reader: BlobReader) -> _Asked:
+        entries = [entry for entry in raw.entries if self._is_regular(entry)]
+        shas = list(dict.fromkeys(sha for entry in entries for sha in entry.shas if sha not in _ABSENT))
+        asked = [sha for sha in shas if sha not in self._cache and sha not in self._wanted]
+        for sha in shas:
+            self._wanted[sha] += 1
+        reader.ask(asked)
+        return _Asked(raw, place, entries, shas, frozenset(asked))
+
+    def _commit(self, asked: _Asked, reader: BlobReader) -> Commit:
+        raw = asked.raw
+        return Commit(
+            self.stretch.repository.name,
+            raw.sha,
+            raw.parents[0] if raw.parents else "",
+            iso_time(raw.author_seconds),
+            self._message(raw.message),
+            self._changes(asked.entries, self._contents(asked, reader)),
+            asked.place / max(1, self.stretch.n_life - 1),
+        )
 
     def _message(self, message: bytes) -> str:
         try:
@@ -259,63 +309,93 @@ class _CommitReader:
             self.notes["message_empty"] += 1
         return text.rstrip("\n")
 
-    def _changes(self, entries: Sequence[RawEntry], reader: BlobReader) -> tuple[Change, ...]:
-        regular = [entry for entry in entries if self._is_regular(entry)]
-        contents = self._contents(regular, reader)
+    def _changes(self, entries: Sequence[RawEntry], contents: Mapping[str, _Content]) -> tuple[Change, ...]:
         left_bytes = self.config.max_commit_bytes
         changes = []
-        for entry in regular:
-            sides = [None if _absent(sha) else contents[sha] for sha in entry.shas]
-            fault = next((side.fault for side in sides if side and side.fault), "")
-            n_bytes = sum(len(side.text) for side in sides if side and side.text)
+        nothing = _Content(None, "")
+        for status, (old_mode, mode), (old_sha, sha), old_path, path in entries:
+            before, after = contents.get(old_sha, nothing), contents.get(sha, nothing)
+            fault = before.fault or after.fault
+            n_bytes = len(before.text or "") + len(after.text or "")
             if not fault and n_bytes > left_bytes:
                 fault = "commit_too_large"
             if fault:  # neither side then: one alone would look like an addition or a deletion
                 self.notes[f"change_{fault}"] += 1
+                before = after = nothing
             else:
                 left_bytes -= n_bytes
-            before, after = (None if fault or side is None else side.text for side in sides)
-            path, old_path = entry.path.decode("utf-8"), entry.old_path.decode("utf-8")
-            modes = ("" if _absent(sha) else mode for sha, mode in zip(entry.shas, entry.modes, strict=True))
-            is_binary = fault in ("binary", "lfs_pointer")
-            changes.append(Change(path, old_path, entry.status, before, after, is_binary, *modes))
-            self.notes["changes"] += 1
+            new_path = path.decode("utf-8")
+            changes.append(
+                Change(
+                    new_path,
+                    new_path if old_path is path else old_path.decode("utf-8"),
+                    status,
+                    before.text,
+                    after.text,
+                    fault in ("binary", "lfs_pointer"),
+                    "" if old_sha in _ABSENT else old_mode,
+                    "" if sha in _ABSENT else mode,
+                )
+            )
+        if changes:
+            self.notes["changes"] += len(changes)
         return tuple(changes)
 
     def _is_regular(self, entry: RawEntry) -> bool:
-        reason = ""
         if GITLINK_MODE in entry.modes:
             reason = "change_submodule_skipped"
         elif SYMLINK_MODE in entry.modes:
             reason = "change_symlink_skipped"
-        elif not (_is_utf8(entry.path) and _is_utf8(entry.old_path)):
+        elif not (_is_utf8(entry.path) and (entry.old_path is entry.path or _is_utf8(entry.old_path))):
             reason = "change_path_invalid_utf8_skipped"
-        if reason:
-            self.notes[reason] += 1
-        return not reason
+        else:
+            return True
+        self.notes[reason] += 1
+        return False
 
-    def _contents(self, entries: Sequence[RawEntry], reader: BlobReader) -> dict[str, _Content]:
-        shas = dict.fromkeys(sha for entry in entries for sha in entry.shas if not _absent(sha))
-        contents = {sha: self._cache[sha] for sha in shas if sha in self._cache}
-        missing = [sha for sha in shas if sha not in contents]
+    def _contents(self, asked: _Asked, reader: BlobReader) -> dict[str, _Content]:
+        contents = {sha: self._cache[sha] for sha in asked.shas if sha in self._cache}
         n_bytes = 0
-        for sha, size, data in reader.read(missing, self.config.max_change_bytes):
-            content = self._content(size, data)
+        for sha in asked.shas:
+            if sha in contents:
+                continue
+            content = self._arrived(sha, asked, reader)
+            if content.note:
+                self.notes[content.note] += 1
             n_bytes += len(content.text or "")
             if n_bytes > 4 * self.config.max_commit_bytes:  # far beyond what the commit may hold: do not keep it
-                content = _Content(None, "commit_too_large")
+                contents[sha] = _Content(None, "commit_too_large")
+                if self._wanted[sha] > 1:
+                    self._keep(sha, content)
             else:
+                contents[sha] = content
                 self._remember(sha, content)
-            contents[sha] = content
+        for sha in asked.shas:
+            self._wanted[sha] -= 1
+            if not self._wanted[sha]:
+                del self._wanted[sha]
+                if sha in self._kept:
+                    self._kept_bytes -= self._kept.pop(sha).n_bytes
         return contents
+
+    def _arrived(self, sha: str, asked: _Asked, reader: BlobReader) -> _Content:
+        if sha in asked.asked:
+            found, size, data = reader.answer(self.config.max_change_bytes)
+            assert found == sha
+            return self._content(size, data)
+        if sha in self._kept:
+            return self._kept[sha]
+        # It left the cache after the commit was asked for, and was too much to keep: rare.
+        with blob_reader(self.stretch.repository.folder) as other:
+            other.ask([sha])
+            return self._content(*other.answer(self.config.max_change_bytes)[1:])
 
     def _content(self, size: int, data: bytes | None) -> _Content:
         if data is None:
             return _Content(None, "missing" if size < 0 else "huge")
         if (text := utf16_text(data)) is not None:
-            self.notes["content_utf16"] += 1
-            return _Content(text, "")
-        if b"\0" in data[:_SNIFF_BYTES]:
+            return _Content(text, "", "content_utf16")
+        if data.find(b"\0", 0, _SNIFF_BYTES) >= 0:
             return _Content(None, "binary")
         if data.startswith(LFS_PREFIX):
             return _Content(None, "lfs_pointer")
@@ -324,19 +404,21 @@ class _CommitReader:
         except UnicodeDecodeError:
             if self.config.encoding_errors == "skip":
                 return _Content(None, "invalid_utf8")
-        self.notes["content_invalid_utf8_replaced"] += 1
-        return _Content(data.decode("utf-8", "replace"), "")
+        return _Content(data.decode("utf-8", "replace"), "", "content_invalid_utf8_replaced")
 
     def _remember(self, sha: str, content: _Content) -> None:
         self._cache[sha] = content
-        self._cached_bytes += len(content.text or "") + 100
+        self._cached_bytes += content.n_bytes
         while self._cached_bytes > self._CACHE_BYTES:
-            _, old = self._cache.popitem(last=False)
-            self._cached_bytes -= len(old.text or "") + 100
+            old_sha, old = self._cache.popitem(last=False)
+            self._cached_bytes -= old.n_bytes
+            if old_sha in self._wanted:
+                self._keep(old_sha, old)
 
-
-def _absent(sha: str) -> bool:
-    return not sha.strip("0")
+    def _keep(self, sha: str, content: _Content) -> None:
+        if sha not in self._kept and self._kept_bytes + content.n_bytes <= self._CACHE_BYTES:
+            self._kept[sha] = content
+            self._kept_bytes += content.n_bytes
 
 
 def _is_utf8(path: bytes) -> bool:

@@ -6,13 +6,16 @@ system's configuration (it would change the output), and no transport unless a c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from codeflow.core.errors import UserError
 
@@ -97,14 +100,22 @@ def stream(
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a full pipe that nobody reads would stop git
+        bufsize=_CHUNK_BYTES,
     ) as process:
-        yield process
+        with contextlib.suppress(OSError):  # the user's pipes may hold no more: git then waits for us more often
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)  # type: ignore[arg-type]
+        try:
+            yield process
+        finally:
+            if process.stdin:
+                with contextlib.suppress(BrokenPipeError):  # it has ended before it took all; the reader says so
+                    process.stdin.close()
 
 
 def tokens(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Yield the NUL-terminated tokens of a pipe, reading a chunk at a time."""
-    rest = b""
-    while chunk := pipe.read(_CHUNK_BYTES):
+    """Yield the NUL-terminated tokens of a pipe as they come."""
+    rest, buffered = b"", cast(BufferedReader, pipe)
+    while chunk := buffered.read1(_CHUNK_BYTES):
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
     if rest:

@@ -47,7 +47,7 @@ def is_url(place: str) -> bool:
 def iso_time(seconds: int | float) -> str:
     """Return a Unix time as ISO 8601 UTC; times outside the calendar (broken commits) are clamped to it."""
     clamped = min(max(int(seconds), 0), 253402300799)
-    return datetime.fromtimestamp(clamped, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(clamped, UTC).isoformat()[:19] + "Z"
 
 
 def url_without_credentials(url: str) -> str:
