@@ -16,6 +16,7 @@ from codeflow.core.types import Document, Origin
 from codeflow.transform.filters import SyntaxFilters, TextFilters
 from codeflow.transform.operator import Drop
 from codeflow.transform.rule import Page
+from codeflow.transform.text_rules import RepeatedLines
 
 GOOD = "".join(
     f"def area_{name}(width, height):\n    return width * height + offset_{name}\n\n\n" for name in "abcdefgh"
@@ -226,7 +227,8 @@ def test_views_of_a_page_agree_with_python(text: str) -> None:
     lines = lines[:-1] if lines[-1] == "" else lines
     words = text.encode().split()
     assert page.lines == lines
-    assert page.line_lengths.tolist() == list(map(len, lines))
+    assert page.longest_line == max(map(len, lines), default=0)
+    assert page.n_line_characters == sum(map(len, lines))
     assert page.n_lines == len(lines)
     assert page.n_words == len(words)
     letters = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") | set(range(128, 256))
@@ -234,6 +236,15 @@ def test_views_of_a_page_agree_with_python(text: str) -> None:
     bare = [line for line in map(str.encode, lines) if line.split() and not letters & set(line)]
     assert page.n_lines_without_letter == len(bare)
     assert page.words_from(3) == [word.decode() for word in words if len(word) >= 3]
+
+
+@given(st.lists(st.sampled_from(["return value", "  return\tvalue", "", "x = 1", "y" * 30, "z" * 31]), max_size=60))
+def test_repeated_lines_are_judged_by_their_bytes(lines: list[str]) -> None:
+    rule = RepeatedLines(min_line_bytes=3, min_lines=4, max_share=0.3)
+    kept = [bare for line in lines if len(bare := line.replace(" ", "").replace("\t", "")) >= 3]
+    share = 1 - sum(map(len, set(kept))) / sum(map(len, kept)) if kept else 0.0
+    seen = f"{share:.3f} of the lines' bytes repeat" if len(kept) >= 4 and share > 0.3 else ""
+    assert rule.refuses(Page(make("\n".join(lines)))) == seen
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,3 +65,10 @@ def test_any_text_scores_in_the_unit_interval(text: str, language: str) -> None:
     document = measured(text, language)
     assert 0.0 <= DocumentationAndStructure()([document])[0] <= 1.0
     assert all(0.0 <= value <= 1.0 for value in code_parts(document).values())
+
+
+@given(st.text(st.sampled_from("aZ_09 .\n\u00e9\ud800"), max_size=80))
+def test_names_are_those_that_a_pattern_finds(text: str) -> None:
+    names = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+    expected = sum(len(name) >= 3 for name in names) / len(names) if names else 0.0
+    assert code_parts(measured(text, "?"))["identifiers"] == expected

@@ -6,6 +6,7 @@ All values are made up here from a seeded generator; none is issued by anyone.
 from __future__ import annotations
 
 import random
+import re
 import string
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.transform import secrets
+from codeflow.transform.byte_scan import marks
 from codeflow.transform.secrets import ReplaceSecrets, find_secrets, literals_in
 
 ALNUM = string.ascii_letters + string.digits
@@ -166,3 +168,23 @@ def test_literals_are_those_that_a_search_finds(text: str) -> None:
 def test_every_literal_is_found_at_both_ends(literal: str) -> None:
     assert literals_in(literal) >= {literal}
     assert literals_in(literal[1:]) == {other for other in secrets._LITERALS if other in literal[1:]}
+
+
+@given(
+    st.lists(st.sampled_from(["://", "://u:", "pw9k!2", "@h", "@", "a:b", "/", " ", "\u00e9"]), max_size=14).map(
+        "".join
+    )
+)
+def test_url_passwords_are_those_that_a_scan_finds(text: str) -> None:
+    scan = re.compile(r"(?<=://)" + secrets._URL_PASSWORD.pattern)
+    places = (at + 3 for at in secrets._positions(text, "://"))
+    found = [match.span() for match in secrets._matches(secrets._URL_PASSWORD, text, places)]
+    assert found == [match.span() for match in scan.finditer(text)]
+
+
+@given(st.text(st.sampled_from("0123.:a2f \u00e9"), max_size=60))
+def test_starts_of_addresses_are_those_that_a_scan_finds(text: str) -> None:
+    found = marks(text.encode("ascii", "replace"), secrets._IS_RARE)
+    for pattern, places in ((secrets._IPV4_START, found.dotted), (secrets._IPV6_START, found.groups)):
+        spans = [match.span() for match in secrets._matches(pattern, text, places)]
+        assert spans == [match.span() for match in pattern.finditer(text)]

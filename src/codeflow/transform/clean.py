@@ -25,7 +25,6 @@ from codeflow.core.types import Document
 from codeflow.transform.operator import Drop, Operator, with_tags, with_text
 
 _CONTROLS = "".join(chr(c) for c in range(32) if chr(c) not in "\t\n\v\f\r") + "\x7f"
-_CONTROL_BYTES = _CONTROLS.encode()
 _DELETE_CONTROLS = dict.fromkeys(map(ord, _CONTROLS))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NON_ASCII = re.compile("[^\x00-\x7f]+")
@@ -81,7 +80,7 @@ class Clean(Operator):
         prose = language is not None and language.domain == "general"
         if self.prose_noise == "strip" and prose:
             text = _note(tags, "prose_noise", text, _without_noise(text))
-        if self.trailing_white_space == "strip" and not prose and (" \n" in text or "\t\n" in text):
+        if self.trailing_white_space == "strip" and not prose and (" \n" in text or ("\t" in text and "\t\n" in text)):
             text = _note(tags, "trailing_white_space", text, _TRAILING.sub("", text))
         if self.licence_headers == "strip" and language is not None and language.domain == "code":
             document = _with_licence(document, text)
@@ -96,8 +95,9 @@ def _note(tags: dict[str, float], what: str, before: str, after: str) -> str:
 
 
 def _encoding(text: str, tags: dict[str, float]) -> str:
-    data = text.encode("utf-8", "surrogatepass")
-    controls = len(data) - len(data.translate(None, _CONTROL_BYTES))
+    from codeflow.transform.byte_scan import n_controls
+
+    controls = n_controls(text.encode("utf-8", "surrogatepass"))
     damaged = controls + (0 if text.isascii() else text.count("\ufffd"))
     if damaged:
         tags["control_share"] = max(tags.get("control_share", 0.0), damaged / len(text))

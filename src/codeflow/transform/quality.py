@@ -9,6 +9,7 @@ until a trained artifact, annotated and validated against a baseline, takes its 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
@@ -17,7 +18,9 @@ from codeflow.core.languages import domain_of
 from codeflow.core.types import Document
 from codeflow.transform.operator import Drop, Operator, with_tags
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DIGITS = string.digits.encode()
+_NAME_BYTES = string.ascii_letters.encode() + _DIGITS + b"_"
+_NAMES_ONLY = bytes(byte if byte in _NAME_BYTES else 32 for byte in range(256))
 _SAMPLE_CHARACTERS = 16_000  # identifiers are judged on the start of a file
 _SENTENCE_END = re.compile(r"[.!?:][\"')\]]*(?:\s|$)")
 
@@ -90,7 +93,9 @@ def _ramp(value: float, zero: float, one: float) -> float:
 
 
 def _identifiers(text: str) -> float:
-    names = set(_IDENTIFIER.findall(text[:_SAMPLE_CHARACTERS]))
+    """Return the share of distinct ASCII names `[A-Za-z_][A-Za-z0-9_]*` with three characters or more."""
+    runs = set(text[:_SAMPLE_CHARACTERS].encode("ascii", "replace").translate(_NAMES_ONLY).split())
+    names = {run.lstrip(_DIGITS) for run in runs} - {b""}
     return sum(len(name) >= 3 for name in names) / len(names) if names else 0.0
 
 

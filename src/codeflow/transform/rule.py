@@ -1,8 +1,7 @@
 """What a filter rule is, and the page it looks at: a document with the views that many rules share.
 
-About fifty rules look at every document, so what they count is counted once and by the byte: a histogram of bytes, the
-starts of words and of lines, and which of those hold a letter. That is a few milliseconds a megabyte, and most rules
-are then one comparison.
+About fifty rules look at every document, so what they count is counted once, by the byte and in one compiled pass: a
+histogram of bytes, words and lines, how many of those hold a letter, and the longest. Most rules are then a comparison.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,9 @@ import numpy.typing as npt
 from codeflow.core.config import Config
 from codeflow.core.languages import BY_NAME
 from codeflow.core.types import Document
+
+if TYPE_CHECKING:
+    from codeflow.transform.byte_scan import Survey
 
 Mask = npt.NDArray[np.bool_]  # (256,), by byte
 
@@ -35,7 +37,6 @@ ASCII_LETTERS = _mask(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 OTHER_SCRIPTS = _mask(bytes(range(128, 256)))
 LETTERS = ASCII_LETTERS | OTHER_SCRIPTS
 ALPHANUMERICS = LETTERS | DIGITS
-_NEWLINE = 10
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,16 @@ class Page:
         return self.document.text.encode("utf-8", "replace")
 
     @functools.cached_property
-    def array(self) -> npt.NDArray[np.uint8]:
-        """The text's bytes as an array (n,)."""
-        return np.frombuffer(self.data, np.uint8)
+    def survey(self) -> Survey:
+        """What one pass over the bytes counts."""
+        from codeflow.transform.byte_scan import survey
 
-    @functools.cached_property
+        return survey(self.data, VISIBLE, LETTERS)
+
+    @property
     def counts(self) -> npt.NDArray[np.int64]:
         """How often each byte occurs, (256,)."""
-        return np.bincount(self.array, minlength=256)
+        return self.survey.counts
 
     @functools.cached_property
     def n_visible(self) -> int:
@@ -70,18 +73,15 @@ class Page:
         lines = self.document.text.split("\n")
         return lines[:-1] if lines[-1] == "" else lines
 
-    @functools.cached_property
-    def line_lengths(self) -> npt.NDArray[np.int64]:
-        """Characters per line."""
-        if not self.document.text.isascii():
-            return np.fromiter(map(len, self.lines), np.int64, len(self.lines))
-        return np.diff(self.line_starts, append=len(self.data) + (not self.data.endswith(b"\n"))) - 1
+    @property
+    def longest_line(self) -> int:
+        """Characters of the longest line."""
+        return self.survey.longest_line
 
     @functools.cached_property
-    def line_starts(self) -> npt.NDArray[np.int64]:
-        """Where in the bytes each line starts."""
-        starts = np.concatenate([[0], np.flatnonzero(self.array == _NEWLINE) + 1])
-        return starts[:-1] if starts[-1] == len(self.data) else starts
+    def n_line_characters(self) -> int:
+        """Characters of all lines, without the newlines."""
+        return len(self.document.text) - self.document.text.count("\n")
 
     @functools.cached_property
     def n_lines(self) -> int:
@@ -89,41 +89,26 @@ class Page:
         text = self.document.text
         return text.count("\n") + (text != "" and not text.endswith("\n"))
 
-    @functools.cached_property
-    def _letters(self) -> npt.NDArray[np.bool_]:
-        return LETTERS[self.array]
-
-    @functools.cached_property
+    @property
     def n_lines_without_letter(self) -> int:
         """Lines that are not blank and hold no letter."""
-        if not self.n_lines:
-            return 0
-        with_letter = np.maximum.reduceat(self._letters, self.line_starts)
-        blank = ~np.maximum.reduceat(VISIBLE[self.array], self.line_starts)
-        return int(self.n_lines - with_letter.sum() - blank.sum())
-
-    @functools.cached_property
-    def word_borders(self) -> npt.NDArray[np.int64]:
-        """Starts and ends (n_words, 2) of the runs of visible bytes."""
-        padded = np.zeros(len(self.data) + 2, bool)
-        np.take(VISIBLE, self.array, out=padded[1:-1])
-        return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
+        return self.survey.n_lines_visible - self.survey.n_lines_with_letter
 
     @property
     def n_words(self) -> int:
         """Runs of visible bytes."""
-        return len(self.word_borders)
+        return self.survey.n_words
 
-    @functools.cached_property
+    @property
     def n_words_with_letter(self) -> int:
         """Words that hold a letter of any script."""
-        return int(np.maximum.reduceat(self._letters, self.word_borders[:, 0]).sum()) if self.n_words else 0
+        return self.survey.n_words_with_letter
 
     def words_from(self, n_bytes: int) -> list[str]:
         """Return the words of at least `n_bytes` bytes."""
-        borders = self.word_borders
-        long = borders[borders[:, 1] - borders[:, 0] >= n_bytes]
-        return [self.data[start:end].decode("utf-8", "replace") for start, end in long.tolist()]
+        if self.survey.longest_word < n_bytes:
+            return []
+        return [word.decode("utf-8", "replace") for word in self.data.split() if len(word) >= n_bytes]
 
     @functools.cached_property
     def domain(self) -> str:

@@ -112,7 +112,7 @@ class LongLine(Rule):
 
     def refuses(self, page: Page) -> str:
         """Look at the longest line."""
-        longest = int(page.line_lengths.max(initial=0))
+        longest = page.longest_line
         bound = self.max_prose_characters if page.domain == "general" else self.max_characters
         return f"a line of {longest} characters" if longest > bound else ""
 
@@ -126,7 +126,7 @@ class LongMeanLine(Rule):
 
     def refuses(self, page: Page) -> str:
         """Average over all lines, empty ones too."""
-        mean = page.line_lengths.sum() / max(1, page.n_lines)
+        mean = page.n_line_characters / max(1, page.n_lines)
         return f"{mean:.0f} characters per line" if mean > self.max_mean_characters else ""
 
 
@@ -144,7 +144,7 @@ class Minified(Rule):
         if ".min." in page.name:
             return "named .min."
         n = len(page.data)
-        if n < self.min_characters or page.line_lengths.sum() <= page.n_lines * self.max_mean_characters:
+        if n < self.min_characters or page.n_line_characters <= page.n_lines * self.max_mean_characters:
             return ""
         share = 1 - page.n_visible / n
         return f"white space is {share:.3f} of the text" if share < self.max_space_share else ""
@@ -304,8 +304,11 @@ class RepeatedLines(Rule):
 
     def refuses(self, page: Page) -> str:
         """The share of long lines' bytes that stand in a line seen before."""
-        lines = [line for line in page.data.translate(None, b" \t").split(b"\n") if len(line) >= self.min_line_bytes]
-        if len(lines) < self.min_lines:
+        from codeflow.transform.byte_scan import line_bytes
+
+        n, total, distinct = line_bytes(page.data, self.min_line_bytes)
+        if n < self.min_lines or total == 0 or 1 - distinct / total <= self.max_share:
             return ""
+        lines = [line for line in page.data.translate(None, b" \t").split(b"\n") if len(line) >= self.min_line_bytes]
         share = 1 - sum(map(len, set(lines))) / sum(map(len, lines))
         return f"{share:.3f} of the lines' bytes repeat" if share > self.max_share else ""
