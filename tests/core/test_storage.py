@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from codeflow.core.errors import UserError
-from codeflow.core.storage import CRASH_AT, CRASH_LOG, atomic_path, folder_lock, make_folder, write_text
+from codeflow.core.storage import (
+    CRASH_AT,
+    CRASH_LOG,
+    atomic_path,
+    atomic_paths,
+    folder_lock,
+    make_folder,
+    write_note,
+    write_text,
+)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -47,3 +56,22 @@ def test_folder_below_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose an output folder"):
         make_folder(tmp_path / "file" / "below")
+
+
+def test_several_files_are_written_together_or_none_is(tmp_path: Path) -> None:
+    paths = [tmp_path / "folder" / name for name in ("a", "b", "c")]
+    with atomic_paths(paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text(temporary.name)
+    assert [path.read_text() for path in paths] == [".a.tmp", ".b.tmp", ".c.tmp"]
+    with pytest.raises(ValueError, match="planted"), atomic_paths(paths) as temporaries:
+        temporaries[0].write_text("new")
+        raise ValueError("planted")
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a", "b", "c"]
+    assert paths[0].read_text() == ".a.tmp"
+
+
+def test_a_note_replaces_what_was_there(tmp_path: Path) -> None:
+    write_note(tmp_path / "note", "one")
+    write_note(tmp_path / "note", "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("note", "two")]

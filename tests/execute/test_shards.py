@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from codeflow.core import progress
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import PROGRESS, Counts
 from codeflow.execute.local import LocalPool
 from codeflow.execute.pool import Alone
-from codeflow.execute.shards import pool_on, run_shards
+from codeflow.execute.shards import _remark, pool_on, run_shards
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,32 @@ def test_bad_input_is_not_tried_again_and_leaves_nothing_running(tmp_path: Path,
     assert not [child for child in psutil.Process().children(recursive=True) if "spawn_main" in _command(child)]
 
 
+def test_progress_says_pace_rest_and_drops_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    run_shards(square, jobs(tmp_path, n=2, every="slow"), tmp_path, "squares", LocalPool(1))
+    assert re.fullmatch(
+        r"  squares: 1/2 shards, \d+ s left, read 1 \(\d+/s\), dropped 1: even 1|"
+        r"  squares: 1/2 shards, read 1 \(\d+/s\), dropped 1: even 1",
+        said[0],
+    )
+    assert re.fullmatch(r"  squares: 2/2 shards, read 2 \(\d+/s\), dropped 1: even 1", said[1])
+    said.clear()
+    run_shards(square, jobs(tmp_path, n=3, every="slow"), tmp_path, "squares", LocalPool(1))
+    assert len(said) == 1
+    assert re.fullmatch(r"  squares: 3/3 shards, read 1 \(\d+/s\), dropped 1: even 1", said[0])
+
+
+def test_a_remark_names_the_commonest_reasons() -> None:
+    dropped = {f"r{n}": n for n in range(1, 8)}
+    text = _remark(Counts(read=4_000, kept=4_000 - 28, dropped=dropped), 2.0)
+    assert text == "read 4,000 (2,000/s), dropped 28: r7 7, r6 6, r5 5, r4 4, r3 3, 2 more reasons"
+    assert _remark(Counts(), 1.0) == ""
+
+
 def test_finished_shards_are_skipped(tmp_path: Path) -> None:
     run_shards(square, jobs(tmp_path), tmp_path, "squares", LocalPool(1))
     for path in tmp_path.glob("*.tried"):
@@ -101,6 +130,14 @@ def test_finished_shards_are_skipped(tmp_path: Path) -> None:
     (tmp_path / PROGRESS / "s03.json").unlink()
     assert run_shards(square, jobs(tmp_path), tmp_path, "squares", LocalPool(1)).read == 6
     assert [path.name for path in tmp_path.glob("*.tried")] == ["s03.tried"]
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"read": 1, "ke'])
+def test_a_completion_file_that_was_cut_off_is_no_completion(tmp_path: Path, left: str) -> None:
+    run_shards(square, jobs(tmp_path), tmp_path, "squares", LocalPool(1))
+    (tmp_path / PROGRESS / "s03.json").write_text(left)
+    assert run_shards(square, jobs(tmp_path), tmp_path, "squares", LocalPool(1)).read == 6
+    assert [n_tries(tmp_path, f"s{i:02}") for i in range(6)] == [1, 1, 1, 2, 1, 1]
 
 
 def test_a_kept_pool_keeps_its_processes_and_replaces_dead_ones(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _run_until(stop: str, config: DedupConfig, source: Path, output: Path) -> No
 
     from codeflow.execute import shards
 
-    write = shards.write_text
+    write = shards.write_note
 
     def write_or_die(path: Path, text: str) -> None:
         if path.stem == stop:
@@ -113,7 +113,7 @@ def _run_until(stop: str, config: DedupConfig, source: Path, output: Path) -> No
         write(path, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "write_text", write_or_die)
+        patch.setattr(shards, "write_note", write_or_die)
         with pytest.raises(Died):
             make(run, config, {"documents": source}, output)
 

@@ -12,7 +12,8 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,25 +47,61 @@ def crash_point(label: str) -> None:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is synced and renamed to `path`."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    make_folder(path.parent)
-    try:
+    with atomic_paths([path]) as (temporary,):
         yield temporary
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Do as `atomic_path` for several files of one folder, which the disk syncs together: that takes the time of one.
+
+    Each is whole or not there; a kill may leave the first ones in place and not the others.
+    """
+    folder = paths[0].parent
+    assert all(path.parent == folder for path in paths)
+    temporaries = [path.with_name(f".{path.name}.tmp") for path in paths]
+    make_folder(folder)
+    try:
+        yield temporaries
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
         raise
-    crash_point(f"before fsync {path.name}")
-    _sync(temporary)
-    crash_point(f"before rename {path.name}")
-    os.replace(temporary, path)
-    crash_point(f"after rename {path.name}")
-    _sync(path.parent)
+    for path in paths:
+        crash_point(f"before fsync {path.name}")
+    _sync_all(temporaries)
+    for temporary, path in zip(temporaries, paths, strict=True):
+        crash_point(f"before rename {path.name}")
+        os.replace(temporary, path)
+        crash_point(f"after rename {path.name}")
+    _sync(folder)
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    if len(paths) == 1:
+        _sync(paths[0])
+        return
+    with ThreadPoolExecutor(len(paths)) as threads:
+        for _ in threads.map(_sync, paths):
+            pass
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_note(path: Path, text: str) -> None:
+    """Write `text` unsynced: a kill leaves all or nothing, a crash of the machine may also leave an empty file.
+
+    For what is told apart from damage when it is read, and can be made again.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    crash_point(f"before rename {path.name}")
+    os.replace(temporary, path)
+    crash_point(f"after rename {path.name}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import PROGRESS, Counts
 from codeflow.core.progress import Bar, say
-from codeflow.core.storage import make_folder, write_text
+from codeflow.core.storage import make_folder, write_note
 from codeflow.execute.local import THIS_MACHINE
 from codeflow.execute.pool import Alone, JobT, Pool, is_final
 
 RAY_ADDRESS = "RAY_ADDRESS"  # Ray's own variable
-_NAMED = 5  # failing shards that an error names
+_NAMED = 5  # failing shards that an error names, reasons of drops that progress does
 
 
 @contextmanager
@@ -60,17 +62,20 @@ def run_shards(
     folder = make_folder(output / PROGRESS)
     done = {job.name: folder / f"{job.name}.json" for job in jobs}
     assert len(done) == len(jobs), "job names must be unique"
-    waiting = [job for job in jobs if not done[job.name].exists()]
-    attempts = 0
+    finished = {name: counts for name, path in done.items() if (counts := _finished(path)) is not None}
+    waiting = [job for job in jobs if job.name not in finished]
+    attempts, fresh = 0, Counts()
     with Bar(label, len(jobs), "shards") as bar:
-        bar.advance(len(jobs) - len(waiting))
+        bar.already(len(jobs) - len(waiting))
         while waiting:
             failed: list[tuple[JobT, Exception]] = []
             with closing(pool.outcomes(Alone(work, folder), waiting, small)) as outcomes:
                 for job, outcome in outcomes:
                     if isinstance(outcome, Counts):
-                        write_text(done[job.name], outcome.model_dump_json())
-                        bar.advance()
+                        write_note(done[job.name], outcome.model_dump_json())  # its files are synced
+                        finished[job.name] = outcome
+                        fresh = fresh + outcome
+                        bar.advance(remark=_remark(fresh, bar.seconds))
                     elif is_final(outcome):
                         raise outcome
                     else:
@@ -82,9 +87,30 @@ def run_shards(
                 say(f"  {label}: trying shard {_described(job)} again after {_short(error)}")
             waiting, attempts = [job for job, _ in failed], attempts + 1
     total = Counts()
-    for path in done.values():
-        total = total + Counts.model_validate_json(path.read_text())
+    for name in done:
+        total = total + finished[name]
     return total
+
+
+def _finished(path: Path) -> Counts | None:
+    """Return the counts of a finished job; None where there are none, or a crash of the machine has cut them off."""
+    try:
+        return Counts.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _remark(counts: Counts, seconds: float) -> str:
+    """Return what this run has read so far, how fast, and what it has dropped, the commonest reasons first."""
+    if not counts.read:
+        return ""
+    text = f"read {counts.read:,} ({counts.read / max(seconds, 1e-3):,.0f}/s)"
+    if not counts.dropped:
+        return text
+    reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{reason} {n:,}" for reason, n in reasons[:_NAMED]]
+    more = [f"{len(reasons) - _NAMED} more reasons"] if len(reasons) > _NAMED else []
+    return f"{text}, dropped {sum(counts.dropped.values()):,}: {', '.join(named + more)}"
 
 
 def _report(label: str, n_jobs: int, failed: Sequence[tuple[JobT, Exception]], attempts: int) -> InfrastructureError:

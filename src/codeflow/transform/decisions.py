@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from codeflow.core.manifest import Counts
 from codeflow.core.records import schema_of
-from codeflow.core.storage import atomic_path
+from codeflow.core.storage import atomic_path, atomic_paths
 from codeflow.core.types import Document, DroppedDocument
 from codeflow.transform.components import roots_of
 from codeflow.transform.fingerprints import (
@@ -179,8 +179,7 @@ def write_shard(job: ShardJob) -> Counts:
     origins = origins_of(job.scratch)
     n_read, dropped = 0, Counter[str]()
     with (
-        atomic_path(kept_path) as kept_temporary,
-        atomic_path(dropped_path) as dropped_temporary,
+        atomic_paths([kept_path, dropped_path]) as (kept_temporary, dropped_temporary),
         pq.ParquetWriter(kept_temporary, schema_of(Document), compression="zstd") as kept_file,
         pq.ParquetWriter(dropped_temporary, schema_of(DroppedDocument), compression="zstd") as dropped_file,
         pq.ParquetFile(job.source) as file,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from typing import ClassVar
 
+from codeflow.core.languages import BY_NAME
 from codeflow.core.types import Document
 from codeflow.transform import language_rules, name_rules, prose_rules, syntax_rules, text_rules
 from codeflow.transform.operator import Drop, Operator, with_tags
@@ -32,10 +33,17 @@ class _Rules(Operator):
         fields = (getattr(self, name) for name in type(self).model_fields)
         return tuple(rule for rule in fields if isinstance(rule, Rule) and rule.enabled)
 
+    @functools.cached_property
+    def _rules_of(self) -> dict[str, tuple[Rule, ...]]:
+        return {}
+
     def judge(self, page: Page) -> Drop | None:
         """Return the first refusal, or None."""
-        for rule in self.rules:
-            if rule.applies_to(page) and (seen := rule.refuses(page)):
+        language = page.document.language if page.document.language in BY_NAME else ""
+        if language not in self._rules_of:
+            self._rules_of[language] = tuple(rule for rule in self.rules if rule.applies_to(language, page.domain))
+        for rule in self._rules_of[language]:
+            if seen := rule.refuses(page):
                 return Drop(rule.reason, seen)
         return None
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts
 from codeflow.core.records import shards
-from codeflow.core.storage import atomic_path
+from codeflow.core.storage import atomic_path, atomic_paths
 from codeflow.transform.dedup import DedupConfig, KeepConfig, NearConfig
 
 Int64 = npt.NDArray[np.int64]
@@ -179,9 +179,10 @@ def _write_bands(path: Path, bands: list[tuple[Any, Int64]], near: NearConfig) -
 
 def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
     """Write each array to `<stem>.<name>.npy`, whole or not at all, so that readers can map them."""
-    for name, array in arrays.items():
-        with atomic_path(array_path(path, name)) as temporary, open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
+    with atomic_paths([array_path(path, name) for name in arrays]) as temporaries:
+        for temporary, array in zip(temporaries, arrays.values(), strict=True):
+            with open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
 
 
 def load_array(path: Path, name: str, mapped: bool = True) -> npt.NDArray[Any]:

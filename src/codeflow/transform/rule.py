@@ -108,7 +108,9 @@ class Page:
         """Return the words of at least `n_bytes` bytes."""
         if self.survey.longest_word < n_bytes:
             return []
-        return [word.decode("utf-8", "replace") for word in self.data.split() if len(word) >= n_bytes]
+        lines = [line for line in self.data.split(b"\n") if len(line) >= n_bytes]  # few, and quick to find
+        words = (word for line in lines for word in line.split() if len(word) >= n_bytes)
+        return [word.decode("utf-8", "replace") for word in words]
 
     @functools.cached_property
     def domain(self) -> str:
@@ -150,11 +152,9 @@ class Rule(Config):
     def refuses(self, page: Page) -> str:
         """Say what is wrong with the page, or ""."""
 
-    def applies_to(self, page: Page) -> bool:
-        """Return whether the rule has a say on the page's language."""
-        if self.languages:
-            return page.document.language in self.languages
-        return page.domain in self.domains
+    def applies_to(self, language: str, domain: str) -> bool:
+        """Return whether the rule has a say on a language of a domain."""
+        return language in self.languages if self.languages else domain in self.domains
 
     @classmethod
     def thresholds(cls) -> dict[str, Any]:
