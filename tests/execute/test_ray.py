@@ -79,7 +79,7 @@ def test_a_chain_of_data_is_the_same_bytes(
 ) -> None:
     """Every file of every artifact, though processes are killed under their tasks."""
     monkeypatch.setattr("codeflow.corpus.files._SHARD_BYTES", 40_000)
-    stages = _chain(_sources(tmp_path / "sources"), synthetic_repository)
+    stages = chain_of_data(write_sources(tmp_path / "sources"), synthetic_repository)
     stages = stages[: [stage.name for stage in stages].index(last) + 1]
     hunted = Hunted(cluster)
     here = run_chain(stages, tmp_path / "here", pool=LocalPool(1))
@@ -88,7 +88,7 @@ def test_a_chain_of_data_is_the_same_bytes(
     assert there.keys() == here.keys()
     for name in here:
         assert there[name].counts.read == here[name].counts.read > 0
-        assert _contents(tmp_path / "there" / name) == _contents(tmp_path / "here" / name)
+        assert contents(tmp_path / "there" / name) == contents(tmp_path / "here" / name)
 
 
 class Hunted:
@@ -119,7 +119,7 @@ class Hunted:
         yield self
 
 
-def _sources(folder: Path) -> Path:
+def write_sources(folder: Path) -> Path:
     """Write files of the standard library, and some of them once more."""
     folder.mkdir()
     library = Path(sysconfig.get_path("stdlib"))
@@ -130,7 +130,7 @@ def _sources(folder: Path) -> Path:
     return folder
 
 
-def _chain(sources: Path, repository: Path) -> list[Stage]:
+def chain_of_data(sources: Path, repository: Path) -> list[Stage]:
     configs: list[tuple[str, dict[str, object], dict[str, str]]] = [
         ("files", {"files": [str(sources)]}, {}),
         ("history", {"repositories": [str(repository)]}, {}),
@@ -149,7 +149,7 @@ def _chain(sources: Path, repository: Path) -> list[Stage]:
     ]
 
 
-def _contents(artifact: Path) -> dict[str, bytes]:
+def contents(artifact: Path) -> dict[str, bytes]:
     """Return all files but `run.json`; the manifest without the folder in which the chain lies."""
     files = {str(path.relative_to(artifact)): path for path in artifact.rglob("*") if path.is_file()}
     folder = str(artifact.parent).encode()
