@@ -260,7 +260,7 @@ def plan(
         codeflow plan tiny train.general.batch_rows=16
 
     Settings: micro_rows (1), step_tokens, tokens (1e12), precision (bf16), matrices (adamw), mfu,
-    checkpoint_blocks (true).
+    checkpointing (full; none, selective).
     """
     from codeflow.core.config import apply_overrides
     from codeflow.recipes.planning import PlanRequest, print_plans

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codeflow.core.config import validate
 from codeflow.core.errors import UserError
-from codeflow.model.config import ModelConfig, preset
+from codeflow.model.config import Checkpointing, ModelConfig, preset
 from codeflow.model.looped import LoopCoder
 from tests.model.by_hand import by_hand
 from tests.model.shapes import SHAPE, changed, make_ids, make_model
@@ -40,7 +40,7 @@ def test_packed_documents_equal_documents_alone() -> None:
     torch.testing.assert_close(model(ids, positions, starts), packed)
 
 
-def _first_loop_gradient(model: LoopCoder, ids: Tensor, checkpointed: bool, detach: bool) -> Tensor:
+def _first_loop_gradient(model: LoopCoder, ids: Tensor, checkpointing: Checkpointing, detach: bool) -> Tensor:
     """Gradient of the key projection of layer 0, with K1 and V1 of every layer detached or not."""
     model.zero_grad()
     if detach:
@@ -53,18 +53,18 @@ def _first_loop_gradient(model: LoopCoder, ids: Tensor, checkpointed: bool, deta
 
             block.forward = without  # type: ignore[method-assign]
     weights = torch.linspace(-1, 1, model.config.hidden_size, dtype=torch.float64)
-    (model(ids, checkpoint_blocks=checkpointed) * weights).sum().backward()
+    (model(ids, checkpointing=checkpointing) * weights).sum().backward()
     gradient = model.get_parameter("layers.0.self_attn.k_proj.weight").grad
     assert gradient is not None
     return gradient.clone()
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_second_loops_gradient_flows_into_the_first(checkpointed: bool) -> None:
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+def test_the_second_loops_gradient_flows_into_the_first(checkpointing: Checkpointing) -> None:
     """Against finite differences; detaching K1 and V1 must miss them."""
     model, ids = make_model(LOOPED, torch.float64), make_ids(2, 15)
     parameter = model.get_parameter("layers.0.self_attn.k_proj.weight")
-    gradient = _first_loop_gradient(model, ids, checkpointed, detach=False)
+    gradient = _first_loop_gradient(model, ids, checkpointing, detach=False)
     direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     weights = torch.linspace(-1, 1, model.config.hidden_size, dtype=torch.float64)
     values = []
@@ -75,21 +75,8 @@ def test_the_second_loops_gradient_flows_into_the_first(checkpointed: bool) -> N
             parameter.sub_(direction, alpha=sign * 1e-5)
     slope = (values[0] - values[1]) / 2e-5
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-6)
-    detached = _first_loop_gradient(model, ids, checkpointed, detach=True)
+    detached = _first_loop_gradient(model, ids, checkpointing, detach=True)
     assert float((detached * direction).sum()) != pytest.approx(slope, rel=1e-2)
-
-
-@pytest.mark.parametrize("config", [SHAPE, LOOPED])
-def test_checkpointed_blocks_give_the_same_gradients(config: ModelConfig) -> None:
-    starts = torch.tensor([[0] * 9 + [9] * 11, [0] * 20])
-    gradients = []
-    for checkpointed in (False, True):
-        model = make_model(config)
-        model(make_ids(2, 20), document_starts=starts, checkpoint_blocks=checkpointed).square().sum().backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, value in gradients[0].items():
-        assert torch.equal(value, gradients[1][name]), name
 
 
 def test_initialisation_is_a_function_of_seed_and_name() -> None:

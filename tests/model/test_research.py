@@ -10,7 +10,7 @@ import torch
 
 from codeflow.core.config import validate
 from codeflow.core.errors import UserError
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.decode import Decoder
 from codeflow.model.fold import FoldSettings, fold
 from codeflow.model.huggingface import ExportSettings, load, save
@@ -18,6 +18,7 @@ from codeflow.model.looped import LoopCoder
 from tests.model.by_hand import by_hand
 from tests.model.shapes import SHAPE, changed, make_ids, make_model
 
+CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "full", "selective")
 OPTIONS = {
     "embedding": {"reinject_embedding": True},
     "shift": {"shift": True},
@@ -67,13 +68,13 @@ def test_documents_in_a_row_do_not_meet(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_parameter_learns_and_checkpointing_changes_nothing(name: str) -> None:
     gradients = []
-    for checkpointed in (False, True):
+    for checkpointing in CHECKPOINTING:
         model = make_model(_config(name))
-        model.logits(model(make_ids(2, 12), checkpoint_blocks=checkpointed)).square().sum().backward()
+        model.logits(model(make_ids(2, 12), checkpointing=checkpointing)).square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == dict(model.named_parameters()).keys()
     for key, value in gradients[0].items():
-        assert torch.equal(value, gradients[1][key]), key
+        assert all(torch.equal(value, other[key]) for other in gradients[1:]), key
         assert value.isfinite().all()
         assert value.any(), key
 

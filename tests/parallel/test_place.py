@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from codeflow.core.errors import UserError
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
@@ -65,9 +65,9 @@ def test_memory_falls_as_planned(axes: dict[str, int]) -> None:
     assert local_bytes(list(placed(config).masters.values())) == pytest.approx(planned, rel=0.02)
 
 
-@pytest.mark.parametrize("checkpoint_blocks", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize("axes", [{}, {"context": 8}, {"tensor": 8}, {"context": 2, "tensor": 2}], ids=str)
-def test_bytes_sent_are_those_of_the_plan(axes: dict[str, int], checkpoint_blocks: bool) -> None:
+def test_bytes_sent_are_those_of_the_plan(axes: dict[str, int], checkpointing: Checkpointing) -> None:
     """Of one pass, by axis; the plan leaves out sums of a number per token or per channel."""
     config = MeshConfig.model_validate({**axes, "data": 1})
     _, shard, context, tensor = config.sizes(N_RANKS)
@@ -77,7 +77,7 @@ def test_bytes_sent_are_those_of_the_plan(axes: dict[str, int], checkpoint_block
         layout=Layout(fsdp=shard, cp=context, tp=tensor),
         context_tokens=64,
         precision="fp32",
-        checkpoint_blocks=checkpoint_blocks,
+        checkpointing=checkpointing,
     )
     planned = traffic(plan)
     found = sent_by_axis(plan, config)

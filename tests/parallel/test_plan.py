@@ -66,7 +66,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("model", [SHAPE, LOOPED], ids=["dense", "looped"])
 @pytest.mark.parametrize(("precision", "matrices"), [("fp32", "adamw"), ("bf16", "muon")])
 def test_one_rank_holds_what_is_planned(model: ModelConfig, precision: str, matrices: str) -> None:
-    plan = _plan(model, precision=precision, matrices=matrices, checkpoint_blocks=False)
+    plan = _plan(model, precision=precision, matrices=matrices, checkpointing="none")
     found, expected = measured(plan), _bytes(plan)
     assert {name: found[name] for name in STATE} == {name: expected[name] for name in STATE}
     assert found["sent"] == 0
@@ -75,8 +75,16 @@ def test_one_rank_holds_what_is_planned(model: ModelConfig, precision: str, matr
 @pytest.mark.parametrize("model", [SHAPE, LOOPED], ids=["dense", "looped"])
 def test_activations(model: ModelConfig) -> None:
     """On CPU a norm is several operations that keep a little more than a fused one."""
-    plan = _plan(model, precision="fp32", checkpoint_blocks=False)
+    plan = _plan(model, precision="fp32", checkpointing="none")
     assert measured(plan)["activations"] == pytest.approx(activation_bytes(plan), rel=0.15)
+
+
+@pytest.mark.parametrize("model", [SHAPE, LOOPED], ids=["dense", "looped"])
+def test_activations_of_selective_checkpointing(model: ModelConfig) -> None:
+    """The forward pass keeps what is planned but for the one product that is made again later."""
+    plan = _plan(model, precision="fp32", checkpointing="selective")
+    again = 4 * 64 * 2 * model.intermediate_size
+    assert measured(plan)["activations"] == pytest.approx(activation_bytes(plan) - again, rel=0.15)
 
 
 @pytest.mark.parametrize("loop_num", [1, 2, 3])
@@ -105,7 +113,7 @@ def test_two_ranks_hold_and_send_what_is_planned(tmp_path: Path) -> None:
     layout = {"gpus": 2, "layout": {"fsdp": 2}}
     plans = [
         _plan(LOOPED, **layout, precision="fp32", matrices="adamw"),
-        _plan(SHAPE, **layout, precision="bf16", matrices="muon", checkpoint_blocks=False),
+        _plan(SHAPE, **layout, precision="bf16", matrices="muon", checkpointing="none"),
     ]
     context = multiprocessing.get_context("spawn")
     trees = [plan.model_dump(mode="json") for plan in plans]

@@ -34,13 +34,16 @@ CASES = {
         Case("context_whole_rows", CONTEXT, packed=False),
         Case("context_three_loops", CONTEXT, loops=3, window=3),
         Case("context_gather", {"context": 2, "context_keys": "gather"}, loops=3),
-        Case("context_recomputed", CONTEXT, loss={"checkpoint_blocks": True}, micro_rows=1),
+        Case("context_recomputed", CONTEXT, loss={"checkpointing": "full"}, micro_rows=1),
         Case("context_strict", CONTEXT, window=1, model={"research": {"strict_local_mask": True}}),
         Case("context_tied", {"context": 2, "regather": False}, model={"tie_word_embeddings": True}),
         Case("tensor_dense", TENSOR, loops=1),
         Case("tensor_fp64", TENSOR, loops=3, dtype=torch.float64, loss={"z_loss": 1e-3}),
         Case("tensor_tied", {"tensor": 2, "regather": False}, model={"tie_word_embeddings": True}, micro_rows=2),
-        Case("tensor_recomputed", TENSOR, loss={"checkpoint_blocks": True}),
+        Case("shard_selective", {}, loops=3, loss={"checkpointing": "selective"}, micro_rows=1),
+        Case("context_selective", CONTEXT, loss={"checkpointing": "selective"}),
+        Case("tensor_recomputed", TENSOR, loss={"checkpointing": "full"}),
+        Case("tensor_selective", TENSOR, loss={"checkpointing": "selective"}),
         Case("tensor_gates", TENSOR, model={"research": {"gate_input": "hidden", "gate_per_element": True}}),
     ],
     4: [
@@ -54,7 +57,7 @@ CASES = {
         Case("data_tensor", {"data": 2, "tensor": 2}),
         Case("context_tensor", {"context": 2, "tensor": 2}, loops=3),
         Case("context_tensor_fp64", {"context": 2, "tensor": 2, "regather": False}, dtype=torch.float64),
-        Case("data_context", {"data": 2, "context": 2}, loss={"checkpoint_blocks": True, "z_loss": 1e-3}),
+        Case("data_context", {"data": 2, "context": 2}, loss={"checkpointing": "full", "z_loss": 1e-3}),
     ],
 }
 

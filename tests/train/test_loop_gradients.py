@@ -19,7 +19,7 @@ from torch import Tensor
 
 from codeflow.core.manifest import begin
 from codeflow.core.metrics import read_metrics
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
@@ -69,10 +69,12 @@ def make_batch() -> TensorBatch:
 
 
 @contextmanager
-def trainee(dtype: torch.dtype = torch.float32, bound: float | None = None, ckpt: bool = False) -> Iterator[Trainee]:
+def trainee(
+    dtype: torch.dtype = torch.float32, bound: float | None = None, ckpt: Checkpointing = "none"
+) -> Iterator[Trainee]:
     with world(MeshConfig()) as here:
         model = LoopCoder(SHAPE, seed=2)
-        objective = Objective(model, NextToken(checkpoint_blocks=ckpt))
+        objective = Objective(model, NextToken(checkpointing=ckpt))
         placed = place(model, objective, model.layers, here.mesh, dtype)
         model.loop_tap = loops = LoopGradients(SHAPE.loop_num, bound)
         yield Trainee(objective, placed, Optimizer(placed.masters, OptimizerConfig(), dtype), here, loops)
@@ -107,8 +109,10 @@ def gradients(trained: Trainee, batches: list[TensorBatch], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("rows", [4, 1])
-@pytest.mark.parametrize("ckpt", [False, True])
-def test_contributions_sum_to_the_whole_gradient(rows: int, ckpt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ckpt", ["none", "full", "selective"])
+def test_contributions_sum_to_the_whole_gradient(
+    rows: int, ckpt: Checkpointing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, tap = expected()
     with trainee(ckpt=ckpt) as trained:
         found = gradients(trained, make_batch().split(rows), monkeypatch)

@@ -52,7 +52,7 @@ def allocated_peak(run: Any) -> tuple[Any, int]:
 
 CASES: tuple[tuple[dict[str, int], dict[str, Any]], ...] = (
     ({"fsdp": 2, "cp": 2}, {}),
-    ({"fsdp": 2, "tp": 2}, {"precision": "fp32", "checkpoint_blocks": False}),
+    ({"fsdp": 2, "tp": 2}, {"precision": "fp32", "checkpointing": "none"}),
     ({"data": 2, "fsdp": 2}, {"matrices": "muon"}),
 )
 
@@ -80,8 +80,10 @@ def test_measured_runs(tmp_path: Path) -> None:
             assert simulated.peak == pytest.approx(found["peak"], rel=0.1)
 
 
-def test_one_measured_process() -> None:
-    plan = _plan({}, precision="fp32", context_tokens=256, model=SHAPE.model_copy(update={"num_hidden_layers": 2}))
+@pytest.mark.parametrize("checkpointing", ["full", "selective"])
+def test_one_measured_process(checkpointing: str) -> None:
+    fields: dict[str, Any] = {"precision": "fp32", "context_tokens": 256, "checkpointing": checkpointing}
+    plan = _plan({}, **fields, model=SHAPE.model_copy(update={"num_hidden_layers": 2}))
     simulated = simulate(plan, products=True)
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)

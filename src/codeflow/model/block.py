@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,15 @@ from torch.nn.functional import silu
 from codeflow.kernels.dispatch import Backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
+from codeflow.model.checkpointing import recomputed
 from codeflow.model.config import ModelConfig
 from codeflow.model.rope import Rotation
 
 Tap = Callable[[str, Tensor], Tensor]  # (name within the block, weight) -> the weight to compute with
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 class RMSNorm(nn.Module):
@@ -29,9 +35,12 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.epsilon = epsilon
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised x, same shape and dtype."""
-        return torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+    def forward(self, x: Tensor, use: Callable[[Tensor], Any] = _itself) -> Any:
+        """Return the normalised x, same shape and dtype, or what `use` makes of it, for which it need not be kept."""
+        return recomputed(self._normed, (x, self.weight), use)
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.nn.functional.rms_norm(x, weight.shape, weight, self.epsilon)
 
 
 class SwiGLU(nn.Module):
@@ -45,7 +54,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return recomputed(_activated, (self.gate_proj(x), self.up_proj(x)), self.down_proj)
+
+
+def _activated(gate: Tensor, up: Tensor) -> Tensor:
+    return silu(gate) * up
 
 
 class Block(nn.Module):
@@ -77,11 +90,11 @@ class Block(nn.Module):
         if tap is not None:
             with _tapped(self, tap):
                 return self.forward(x, turn, documents, backend, global_kv, residual_scale)
-        attended, kv = self.self_attn(
-            self.input_layernorm(x), turn, documents, backend, self.gate_projection, global_kv
+        attended, kv = self.input_layernorm(
+            x, lambda normed: self.self_attn(normed, turn, documents, backend, self.gate_projection, global_kv)
         )
         x = x + (attended if residual_scale == 1.0 else residual_scale * attended)
-        grown = self.mlp(self.post_attention_layernorm(x))
+        grown = self.post_attention_layernorm(x, self.mlp)
         return x + (grown if residual_scale == 1.0 else residual_scale * grown), kv
 
 

@@ -12,6 +12,8 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError, suggest
 
+Checkpointing = Literal["none", "full", "selective"]  # of activations: what the backward pass computes again
+
 
 class ResearchOptions(Config):
     """Variants of the loop paper that the release does not have; all off is the released model.

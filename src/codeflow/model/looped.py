@@ -22,7 +22,8 @@ from codeflow.kernels.dispatch import Backend, default_backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block, RMSNorm, Tap
-from codeflow.model.config import ModelConfig
+from codeflow.model.checkpointing import selectively
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.rope import rotation
 
 
@@ -94,15 +95,16 @@ class LoopCoder(nn.Module):
         ids: Tensor,
         positions: Tensor | None = None,
         document_starts: Tensor | None = None,
-        checkpoint_blocks: bool = False,
+        checkpointing: Checkpointing = "none",
         keep: Callable[[int, int, KeyValue], None] | None = None,
     ) -> Tensor:
         """Return the hidden states (B, T, C) after the final norm; feed them to `logits` or to `lm_head.weight`.
 
         ids (B, T). `document_starts` (B, T) holds for each position the row index at which its document starts: no
         attention crosses it. `positions` default to counting from there. Where ranks share rows, ids and positions are
-        this rank's part of the rows, and `document_starts` is whole. `checkpoint_blocks` recomputes each block in
-        the backward pass. `keep` is called with (loop, layer, keys and values) as they are made.
+        this rank's part of the rows, and `document_starts` is whole. `checkpointing` says what the
+        backward pass computes again: nothing, whole blocks, or what is cheap. `keep` is called with (loop, layer, keys
+        and values) as they are made.
         Raises UserError for rows longer than max_position_embeddings, wrong document_starts, and `keep` with research
         options on, which decoding does not know.
         """
@@ -122,9 +124,10 @@ class LoopCoder(nn.Module):
         turn = rotation(positions, config.head_dim, config.rope_theta, hidden.dtype)
 
         def run(block: nn.Module, x: Tensor, kv: KeyValue | None, scale: float, *tap: Tap) -> tuple[Tensor, KeyValue]:
-            if checkpoint_blocks and torch.is_grad_enabled():
+            if checkpointing == "full" and torch.is_grad_enabled():
                 return checkpoint(block, x, turn, documents, self.backend, kv, scale, *tap, use_reentrant=False)
-            return block(x, turn, documents, self.backend, kv, scale, *tap)
+            with selectively(checkpointing == "selective"):
+                return block(x, turn, documents, self.backend, kv, scale, *tap)
 
         first: list[KeyValue] = []
         embedding = hidden

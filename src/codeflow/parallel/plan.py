@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError, suggest
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.flops import cache_bytes, count_parameters, training_flops
 
 _FP32, _LOSS_BLOCK_ROWS = 4, 64  # bytes; rows of fp32 probabilities in train/losses.py
@@ -94,7 +94,7 @@ class PlanConfig(Config):
     tokens: float = Field(default=1e12, gt=0)  # of the whole run
     precision: Literal["bf16", "fp32"] = "bf16"
     matrices: Literal["muon", "adamw"] = "adamw"
-    checkpoint_blocks: bool = True
+    checkpointing: Checkpointing = "full"
     loss_chunk_rows: PositiveInt = 512
     hardware: str = "h100"
     mfu: float | None = Field(default=None, gt=0, le=1)  # measured; None: estimated
@@ -223,26 +223,33 @@ def _workspace_bytes(plan: PlanConfig) -> int:
     return (2 * _FP32 + 2 * item) * max(sizes.values())
 
 
-def block_elements(model: ModelConfig, loop: int) -> int:
+def block_elements(model: ModelConfig, loop: int, selective: bool = False) -> int:
     """Return the elements per token that one run of a block keeps for its backward pass.
 
     Residual stream and its norm, twice; q, k, v and the attention's output; gate, up and product of the MLP and the
-    activated gate. A later loop also keeps the two attentions' outputs.
+    activated gate. A later loop also keeps the two attentions' outputs. `selective` leaves norms, product and
+    activated gate out.
     """
     heads, groups = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
     kept = 4 * model.hidden_size + 2 * heads + 2 * groups + 4 * model.intermediate_size
+    if selective:
+        kept -= 2 * model.hidden_size + 2 * model.intermediate_size
     return kept + (2 * heads if loop else 0)
 
 
 def activation_bytes(plan: PlanConfig) -> int:
     """Return what one rank keeps of a forward pass for the backward pass."""
     model, layers = plan.model, plan.model.num_hidden_layers
-    runs = [block_elements(model, loop) for loop in range(model.loop_num)]
-    if plan.checkpoint_blocks:  # each run's input, the first loop's keys and values, and one block computed again
+    selective = plan.checkpointing == "selective"
+    runs = [block_elements(model, loop, selective) for loop in range(model.loop_num)]
+    if plan.checkpointing == "full":  # each run's input, the first loop's keys and values, and one block computed again
         groups = model.num_key_value_heads * model.head_dim
         elements = layers * (model.loop_num * model.hidden_size + (2 * groups if model.looped else 0)) + max(runs)
     else:
         elements = layers * sum(runs)
+        if selective:  # what is made again, one at a time; norms that `tp` has gathered are kept
+            again = max(model.hidden_size, 2 * model.intermediate_size)
+            elements += again + (2 * model.hidden_size * layers * model.loop_num if plan.layout.tp > 1 else 0)
     return _ITEM_BYTES[plan.precision] * (elements + 2 * model.hidden_size) * plan.rank_tokens // plan.layout.tp
 
 
@@ -281,13 +288,13 @@ def traffic(plan: PlanConfig) -> Traffic:
     part = (layout.n_shards - 1) / layout.n_shards
     gradient = _FP32 * (root + model.num_hidden_layers * block)
     gathered = (2 * runs * block + root) * item + gradient
-    turns = 3 if plan.checkpoint_blocks else 2
+    turns = 3 if plan.checkpointing == "full" else 2
     position = 2 * model.num_key_value_heads * model.head_dim // layout.tp  # elements of its keys and values
     ring = position * plan.rank_tokens * (turns * (layout.cp - 1) * item + layout.cp * _FP32)
     halo = position * plan.micro_rows * 2 * (model.loop_window_size - 1) * turns * item
     later_runs = model.num_hidden_layers * (model.loop_num - 1)
     stream = plan.rank_tokens * model.hidden_size * item
-    crossings = runs * (11 if plan.checkpoint_blocks else 8) + 5
+    crossings = runs * (11 if plan.checkpointing == "full" else 8) + 5
     return Traffic(
         fsdp=round(plan.n_passes * part * gathered),
         data=round(2 * (layout.data - 1) / layout.data * gradient / layout.n_shards),
@@ -344,7 +351,7 @@ def step_seconds(plan: PlanConfig, sent: Traffic) -> float:
     """Return the estimated time of an update in which a rank sends so much."""
     hardware, layout = HARDWARE[plan.hardware], plan.layout
     n_rows = plan.n_passes * layout.n_groups * plan.micro_rows
-    computed = n_rows * training_flops(plan.model, plan.context_tokens, recomputed=plan.checkpoint_blocks)
+    computed = n_rows * training_flops(plan.model, plan.context_tokens, recomputed=plan.checkpointing == "full")
     products = computed / (hardware.peak[plan.precision] * plan.gpus * hardware.efficiency)
     inner = layout.tp * layout.cp
     gathers = sent.fsdp / _bandwidth(hardware, inner * layout.fsdp) + sent.cp / _bandwidth(hardware, inner)

@@ -20,6 +20,7 @@ from codeflow.tokens.pack import PackConfig
 from codeflow.train.config import TrainConfig
 from codeflow.train.fold import FoldConfig
 
+_RECOMPUTED = {"none": "", "full": ", blocks recomputed", "selective": ", norms and SwiGLU recomputed"}
 _PIPE_COLUMNS = 200  # a pipe has no width: nothing may be cut there
 
 
@@ -36,7 +37,7 @@ class PlanRequest(Config):
     precision: str | None = None
     matrices: str | None = None
     mfu: float | None = None
-    checkpoint_blocks: bool | None = None
+    checkpointing: str | None = None
     simulate: bool = False
 
 
@@ -105,7 +106,7 @@ def _phases(stages: Sequence[Stage]) -> Iterator[tuple[str, dict[str, Any]]]:
                 "tokens": config.steps * config.batch_rows * context_tokens,
                 "precision": config.precision,
                 "matrices": config.optimizer.matrices,
-                "checkpoint_blocks": config.checkpoint_blocks,
+                "checkpointing": config.checkpointing,
                 "loss_chunk_rows": config.loss_chunk_rows,
                 "hardware": "cpu",
             },
@@ -222,7 +223,7 @@ def _print(console: Any, label: str, config: PlanConfig, plan: Plan) -> None:
     console.print(
         f"{config.gpus} x {config.hardware}, {axes}; rows of {config.context_tokens:,} tokens, "
         f"{config.micro_rows} per pass, passes per update: {config.n_passes}; {config.precision}, {config.matrices}"
-        f"{', blocks recomputed' if config.checkpoint_blocks else ''}\n"
+        f"{_RECOMPUTED[config.checkpointing]}\n"
     )
     table = Table("memory of one rank", "size", "when", box=None, pad_edge=False)
     table.columns[1].justify = "right"

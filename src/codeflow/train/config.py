@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
-from codeflow.model.config import ModelConfig
+from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.tokens.mixture import Blend, WeightChange, flatten
 from codeflow.train.curriculum import CurriculumConfig
@@ -88,7 +88,7 @@ class TrainConfig(Config):
     second_pass_ramp_steps: int = Field(default=0, ge=0)  # a fresh fold: later loops' branches grow from 0 to 1
     loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
     loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step
-    checkpoint_blocks: bool = False  # compute blocks again in the backward pass instead of keeping activations
+    checkpointing: Checkpointing = "none"  # computed again in the backward pass: nothing, blocks, norms and SwiGLU
     spikes: SpikeConfig | None = None  # skip updates whose loss or gradient is far above the recent ones
     max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped
     validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on

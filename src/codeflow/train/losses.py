@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from codeflow.model.config import Checkpointing
 from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
 
@@ -86,11 +87,11 @@ class NextToken:
 
     z_loss: float = 0.0
     chunk_rows: int = 512
-    checkpoint_blocks: bool = False
+    checkpointing: Checkpointing = "none"
 
     def __call__(self, model: LoopCoder, batch: TensorBatch, scale: float) -> Tensor:
         """Return scale * sum of weighted losses."""
-        hidden = model(batch.ids, batch.positions, batch.document_starts, checkpoint_blocks=self.checkpoint_blocks)
+        hidden = model(batch.ids, batch.positions, batch.document_starts, checkpointing=self.checkpointing)
         weights = batch.weights * scale
         return cross_entropy(hidden, model.lm_head.weight, batch.targets, weights, self.z_loss, self.chunk_rows)
 

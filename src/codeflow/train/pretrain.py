@@ -212,7 +212,7 @@ class _Phase:
         self.remarks: list[str] = []
         dtype = _DTYPES[config.precision]
         model = LoopCoder(origin.model, config.seed)
-        loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpoint_blocks)
+        loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpointing)
         objective = Objective(model, loss)
         placed = place(model, objective, model.layers, here.mesh, dtype, config.mesh)
         loops = origin.model.loop_num

@@ -135,7 +135,7 @@ class _Watched(Optimizer):
 def _trainee(plan: PlanConfig, here: World, live: LiveBytes) -> Trainee:
     dtype = DTYPES[plan.precision]
     model = LoopCoder(plan.model)
-    objective = Objective(model, NextToken(0.0, plan.loss_chunk_rows, plan.checkpoint_blocks))
+    objective = Objective(model, NextToken(0.0, plan.loss_chunk_rows, plan.checkpointing))
     placed = place(model, objective, model.layers, here.mesh, dtype, mesh_of(plan.layout))
     model.attention_backend = ContextAttention(here.mesh["context"].get_group(), keep_kv=False)
     optimizer = _Watched(placed.masters, OptimizerConfig(matrices=plan.matrices), dtype)
