@@ -19,6 +19,7 @@ from codeflow.core.progress import say, visible
 from codeflow.execute.chain import resolve
 from codeflow.recipes.log_commands import inspect_logs
 from codeflow.recipes.scaling_commands import app as scaling_app
+from codeflow.recipes.solve_commands import solve
 from codeflow.recipes.verb_commands import Overrides, Where, add_verbs
 from codeflow.recipes.verbs import VERBS
 
@@ -363,6 +364,7 @@ def mine_tasks(
     mine(repository, output, overrides or [])
 
 
+app.command("solve")(solve)
 add_verbs(app)
 
 

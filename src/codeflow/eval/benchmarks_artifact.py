@@ -9,14 +9,14 @@ generations/, judgements/                  what a later call goes on from (`benc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codeflow import __version__
-from codeflow.core.config import validate
+from codeflow.core.config import Config, validate
 from codeflow.core.errors import UserError
-from codeflow.core.manifest import BEGIN, CONFIG, MANIFEST, Begun, Counts, Manifest, seal, work_key
+from codeflow.core.manifest import BEGIN, CONFIG, MANIFEST, Begun, Counts, InputRecord, Manifest, seal, work_key
 from codeflow.core.progress import say
 from codeflow.core.storage import make_folder, write_text
 from codeflow.core.types import Score
@@ -41,7 +41,7 @@ def make(config: BenchmarkRunConfig, answerer: Answerer, output: Path) -> tuple[
     wanted = catalogue.find(config.on)
     for file in (file for benchmark in wanted for file in benchmark.files):
         locate(file, config.benchmarks)  # what is missing is said before hours of work, not after
-    _open(config, answerer, output)
+    open_again(config, {}, answerer.fingerprint, output)
     finished: list[Finished] = []
     for benchmark in wanted:
         say(f"{benchmark.name}: {answerer.name}")
@@ -69,15 +69,18 @@ def make(config: BenchmarkRunConfig, answerer: Answerer, output: Path) -> tuple[
     return seal(output, counts, {"remarks": remarks, "backend": backends, "model": answerer.name}), scores
 
 
-def _open(config: BenchmarkRunConfig, answerer: Answerer, output: Path) -> None:
-    """Begin, or begin again, without removing what earlier calls have got."""
+def open_again(config: Config, inputs: Mapping[str, InputRecord], fingerprint: str, output: Path) -> None:
+    """Begin, or begin again, without removing what earlier calls have got.
+
+    `fingerprint` is that of the model. Raises UserError for a folder with something else in it.
+    """
     make_folder(output)
     if not (output / MANIFEST).exists() and not (output / BEGIN).exists() and any(output.glob("[!.]*")):
         raise UserError(f"{output} is not empty and no evaluation; give --output a new folder")
     (output / MANIFEST).unlink(missing_ok=True)
-    key = work_key(KIND, config, {}, answerer.fingerprint)
+    key = work_key(KIND, config, inputs, fingerprint)
     write_text(output / CONFIG, config.model_dump_json(indent=2))
-    write_text(output / BEGIN, Begun(kind=KIND, key=key, inputs={}).model_dump_json(indent=2))
+    write_text(output / BEGIN, Begun(kind=KIND, key=key, inputs=dict(inputs)).model_dump_json(indent=2))
 
 
 class _Recorded:

@@ -35,7 +35,7 @@ def evaluate_on(
     output = output or place
     with folder_lock(output):
         _, scores = make(config, answerer, output)
-    _print(scores)
+    print_scores(scores)
     if against:
         for name, found in differences(against, output, config).items():
             for metric, one in found.items():
@@ -61,7 +61,8 @@ def _behind(config: BenchmarkRunConfig) -> tuple[Answerer, Path]:
     return answerer, Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', answerer.name)}_benchmarks"
 
 
-def _print(scores: Sequence[Score]) -> None:
+def print_scores(scores: Sequence[Score]) -> None:
+    """Print a table of the scores over whole benchmarks."""
     from rich.table import Table
 
     table = Table("benchmark", "metric", "score", "95 % interval", "tasks", "faults", box=None)
