@@ -132,3 +132,29 @@ def test_an_attack_that_ends_otherwise_is_not_contained(status, monkeypatch):
 
     (outcome,) = asyncio.run(run_attacks(Sandbox, ("network",)))  # type: ignore[arg-type]
     assert "detail" in outcome.problem
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "said", "n_tries", "problem"),
+    [
+        (0.1, b"", 2, ""),  # it had no processor: once more, with more time
+        (9.0, b"", 1, "ended as time"),  # it had, and used it
+        (0.1, b"ESCAPED", 1, "ESCAPED"),
+    ],
+)
+def test_an_attack_that_had_no_processor_is_made_once_more(cpu_seconds, said, n_tries, problem):
+    walls = []
+
+    class Sandbox(_Bare):
+        async def exec(self, argv, stdin=b"", limits: Limits | None = None, channel=False, keep_files=False) -> Result:
+            assert limits is not None
+            walls.append(limits.wall_seconds)
+            if len(walls) == 2:
+                return Result(Status.OK, 0, 5.0, 0.1, None, b"", b"", b"", False, "fake")
+            return Result(Status.TIME, None, 10.0, cpu_seconds, None, said, b"", b"", False, "fake")
+
+    (outcome,) = asyncio.run(run_attacks(Sandbox, ("network",)))  # type: ignore[arg-type]
+    assert len(walls) == n_tries
+    assert outcome.problem.startswith(problem)
+    assert bool(outcome.problem) is bool(problem)
+    assert walls[-1] == walls[0] * (4 if n_tries == 2 else 1)

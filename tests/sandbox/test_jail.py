@@ -198,9 +198,9 @@ def test_memory_is_bound_in_all_where_groups_can_be_made(backend):
         "        time.sleep(0.5)\n        os._exit(0)\n"
         "import sys\nsys.exit(any([os.wait()[1] for _ in range(6)]))"
     )
-    tight = Limits(memory_bytes=128 * MIB, disk_bytes=4 * MIB)
+    tight = Limits(wall_seconds=60, memory_bytes=128 * MIB, disk_bytes=4 * MIB)
     result = _run(code, backend, limits=tight)
     assert (result.status, result.exit_code) == (Status.MEMORY, 1)
     assert result.limited_by == groups().place.version  # type: ignore[union-attr]
     assert _run("print(1)", backend, limits=tight).status is Status.OK  # the next one is not blamed
-    assert _run(code, backend, limits=Limits(memory_bytes=512 * MIB)).status is Status.OK
+    assert _run(code, backend, limits=Limits(wall_seconds=60, memory_bytes=512 * MIB)).status is Status.OK

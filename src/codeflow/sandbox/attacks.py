@@ -59,6 +59,7 @@ ATTACKS: tuple[Attack, ...] = (
         "        with open(folder + '/fill', 'wb', buffering=0) as f:\n"
         "            while n < 64:\n                f.write(b'x' * (1 << 20)); n += 1\n"
         "    except OSError: pass\n    if n > 16: print('ESCAPED', folder, n)",
+        (Status.OK, Status.FAILED, Status.CRASH),  # where a size is looked at, it ends who goes beyond
     ),
     Attack("sparse file", "open('sparse', 'wb').truncate(1 << 40); print('ESCAPED')", (Status.FAILED, Status.CRASH)),
     Attack("output flood", "import os\nwhile True: os.write(1, b'x' * 65536)", (Status.OUTPUT,)),

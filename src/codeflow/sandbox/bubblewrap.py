@@ -27,8 +27,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import Self
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox import seccomp
@@ -214,9 +212,6 @@ class BubblewrapSandbox(CarriedFiles):
         self.policy, self.host = policy, host
         self.python: tuple[str, ...] = (host.python, *PYTHON_OPTIONS)
 
-    async def start(self) -> None:
-        """Nothing to do: an execution brings its namespaces up in milliseconds."""
-
     async def exec(
         self,
         argv: Sequence[str],
@@ -280,18 +275,6 @@ class BubblewrapSandbox(CarriedFiles):
             status=opened.readers["status"],
         )
         return [*line, *begin, *argv], pipes
-
-    async def close(self) -> None:
-        self._files = {}
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 class _Descriptors:

@@ -31,12 +31,13 @@ from codeflow.sandbox.attacks import (
     Attack,
 )
 from codeflow.sandbox.local import probe, sandbox_of
-from codeflow.sandbox.policy import Policy
+from codeflow.sandbox.policy import Limits, Policy
 from codeflow.sandbox.result import Result, Status
 from codeflow.sandbox.sandbox import Sandbox
 
 _VARIABLE = "CODEFLOW_SECRET"
 _SLACK_SECONDS = 2.0
+_PATIENCE = 4.0  # an attack that the clock stopped on a busy machine is made once more, with more time
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,11 @@ async def run_attacks(opened: Callable[[], Sandbox], names: tuple[str, ...] = ()
 
     async def one(attack: Attack, target: Target) -> Outcome:
         async with gate:
-            return await _run(attack, opened, secret, target)
+            outcome, late = await _run(attack, opened, secret, target, LIMITS)
+            if late:
+                patient = replace(LIMITS, wall_seconds=LIMITS.wall_seconds * _PATIENCE)
+                outcome, _ = await _run(attack, opened, secret, target, patient)
+            return outcome
 
     try:
         with Target() as target:
@@ -106,7 +111,10 @@ async def run_attacks(opened: Callable[[], Sandbox], names: tuple[str, ...] = ()
             os.environ[_VARIABLE] = before
 
 
-async def _run(attack: Attack, opened: Callable[[], Sandbox], secret: str, target: Target) -> Outcome:
+async def _run(
+    attack: Attack, opened: Callable[[], Sandbox], secret: str, target: Target, limits: Limits
+) -> tuple[Outcome, bool]:
+    """Return what became of an attack, and whether it is only that time ran out before it was done."""
     mark = f"cf-{secrets.token_hex(8)}"
     with socket.socket() as listener, socket.socket(socket.AF_UNIX) as abstract:
         listener.bind(("127.0.0.1", 0))
@@ -125,13 +133,25 @@ async def _run(attack: Attack, opened: Callable[[], Sandbox], secret: str, targe
         if attack.then:
             abstract.close()  # the attack takes the name itself
         async with opened() as sandbox:
-            result = await sandbox.exec([*sandbox.python, "-c", _filled(attack.program, known)], limits=LIMITS)
-            problem = _problem(attack, result, mark) or target.problem()
+            result = await sandbox.exec([*sandbox.python, "-c", _filled(attack.program, known)], limits=limits)
+            problem = _problem(attack, result, mark, limits) or target.problem()
+            late = _is_late(attack, result, limits)
             if attack.then and not problem:
-                after = await sandbox.exec([*sandbox.python, "-c", _filled(attack.then, known)], limits=LIMITS)
-                problem = _problem(Attack(attack.name, attack.then), after, mark)
+                after = await sandbox.exec([*sandbox.python, "-c", _filled(attack.then, known)], limits=limits)
+                then = Attack(attack.name, attack.then)
+                problem, late = _problem(then, after, mark, limits), _is_late(then, after, limits)
     known = bool(problem) and result.backend in attack.known_open
-    return Outcome(attack.name, result.status, result.wall_seconds, "" if known else problem, known)
+    outcome = Outcome(attack.name, result.status, result.wall_seconds, "" if known else problem, known)
+    return outcome, late and not target.problem() and not _left_behind(mark)
+
+
+def _is_late(attack: Attack, result: Result, limits: Limits) -> bool:
+    """Say whether an execution that let nothing out ended by the clock, having had too little of the processor."""
+    timed_out = result.status is Status.TIME or (result.status is Status.INFRASTRUCTURE and "in time" in result.detail)
+    slow = result.wall_seconds > limits.wall_seconds + _SLACK_SECONDS
+    starved = result.cpu_seconds < result.wall_seconds / 2
+    said = result.stdout + result.stderr
+    return b"ESCAPED" not in said and starved and (slow or (timed_out and result.status not in attack.ends))
 
 
 def _filled(program: str, known: dict[str, str]) -> str:
@@ -140,16 +160,20 @@ def _filled(program: str, known: dict[str, str]) -> str:
     return program
 
 
-def _problem(attack: Attack, result: Result, mark: str) -> str:
+def _problem(attack: Attack, result: Result, mark: str, limits: Limits) -> str:
     said = (result.stdout + result.stderr).decode("utf-8", "replace")
     if "ESCAPED" in said:
         return said[said.index("ESCAPED") :].partition("\n")[0][:200]
     if result.status not in attack.ends:
         return f"ended as {result.status}, not {' or '.join(attack.ends)}: {result.detail or said[-200:]}"
-    if len(result.stdout) + len(result.stderr) > LIMITS.output_bytes:
+    if len(result.stdout) + len(result.stderr) > limits.output_bytes:
         return "more output than allowed"
-    if not attack.at_least_seconds <= result.wall_seconds <= LIMITS.wall_seconds + _SLACK_SECONDS:
+    if not attack.at_least_seconds <= result.wall_seconds <= limits.wall_seconds + _SLACK_SECONDS:
         return f"took {result.wall_seconds:.1f} s"
+    return _left_behind(mark)
+
+
+def _left_behind(mark: str) -> str:
     left = [pid for pid in _processes() if _command(pid).startswith(mark)]
     return f"left process {left[0]} behind" if left else ""
 

@@ -6,6 +6,8 @@ import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Snapshot:
 
 
 class CarriedFiles:
-    """Reading, writing and going back; what the `Sandbox` methods of the same names do."""
+    """Reading, writing, going back, beginning and end; what the `Sandbox` methods of the same names do."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
@@ -35,6 +37,21 @@ class CarriedFiles:
 
     async def reset(self, snapshot: Snapshot | None = None) -> None:
         self._files = dict(snapshot.files) if snapshot else {}
+
+    async def start(self) -> None:
+        """Nothing to do, for back ends whose executions bring all that they need."""
+
+    async def close(self) -> None:
+        self._files = {}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 def inside(path: str) -> str:

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Self
 
 from codeflow.core.errors import InfrastructureError
@@ -84,16 +83,8 @@ class ForkServerSandbox(CarriedFiles):
             return job | {"python": ["-c", *argv[n + 2 :]], "program": key(argv[n + 1]), "text": argv[n + 1]}
         return job | {"argv": list(argv)}
 
-    async def close(self) -> None:
-        self._files = {}
-
     async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+        return self  # a server that does not come up is the fault of an execution
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,11 @@ from codeflow.sandbox.policy import Policy
 from codeflow.sandbox.sandbox import Sandbox
 
 
-class Pool:
-    """At most `size` leases at once. Belongs to one event loop; what it costs to start a sandbox is paid once.
+class Leases:
+    """Sandboxes that are there, each lent to one at a time."""
 
-    Raises InfrastructureError when no sandbox works here.
-    """
-
-    def __init__(self, size: int, policy: Policy | None = None, backend: str = "") -> None:
-        assert size > 0, "a pool of nothing lends nothing"
+    def __init__(self) -> None:
         self._free: asyncio.Queue[Sandbox] = asyncio.Queue()
-        for _ in range(size):
-            self._free.put_nowait(open_sandbox(policy, backend))
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Sandbox]:
@@ -32,6 +26,19 @@ class Pool:
         finally:
             await sandbox.reset()
             self._free.put_nowait(sandbox)
+
+
+class Pool(Leases):
+    """At most `size` leases at once. Belongs to one event loop; what it costs to start a sandbox is paid once.
+
+    Raises InfrastructureError when no sandbox works here.
+    """
+
+    def __init__(self, size: int, policy: Policy | None = None, backend: str = "") -> None:
+        assert size > 0, "a pool of nothing lends nothing"
+        super().__init__()
+        for _ in range(size):
+            self._free.put_nowait(open_sandbox(policy, backend))
 
     async def close(self) -> None:
         """Close the sandboxes that are not lent."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from codeflow.core.errors import InfrastructureError
 from codeflow.execute.ray import connected
 from codeflow.sandbox.files import CarriedFiles, Snapshot
 from codeflow.sandbox.policy import Limits, Policy
-from codeflow.sandbox.pool import Pool
+from codeflow.sandbox.pool import Leases, Pool
 from codeflow.sandbox.result import Result, Status, fault
 
 BACKEND = "ray"
@@ -60,9 +59,6 @@ class RaySandbox(CarriedFiles):
         super().__init__()
         self._actor, self._ray, self.python = actor, ray, python
 
-    async def start(self) -> None:
-        """Nothing to do: the actor is up."""
-
     async def exec(
         self,
         argv: Sequence[str],
@@ -82,29 +78,18 @@ class RaySandbox(CarriedFiles):
             await self.reset(files)
         return result
 
-    async def close(self) -> None:
-        self._files = {}
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class RaySandboxes:
+class RaySandboxes(Leases):
     """At most `n_actors * per_actor` leases at once, spread over the cluster at `address`."""
 
     def __init__(self, n_actors: int, per_actor: int, policy: Policy | None = None, address: str = "auto") -> None:
         """Raises UserError when Ray is not installed or no cluster answers."""
         assert n_actors > 0, "no actor hosts no sandbox"
         assert per_actor > 0, "a pool of nothing lends nothing"
+        super().__init__()
         self._ray, self._per_actor = connected(address), per_actor
         actor = self._ray.remote(num_cpus=1, max_restarts=_RESTARTS, max_concurrency=per_actor + 1)(Host)
         self._actors = [actor.remote(per_actor, policy or Policy()) for _ in range(n_actors)]
-        self._free: asyncio.Queue[RaySandbox] = asyncio.Queue()
 
     async def start(self) -> None:
         """Wait until every actor can serve. Raises InfrastructureError when no sandbox works on the node of one."""
@@ -116,16 +101,6 @@ class RaySandboxes:
         for _ in range(self._per_actor):
             for actor, python in zip(self._actors, pythons, strict=True):
                 self._free.put_nowait(RaySandbox(actor, self._ray, tuple(python)))
-
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[RaySandbox]:
-        """Lend an empty sandbox, as soon as one is free."""
-        sandbox = await self._free.get()
-        try:
-            yield sandbox
-        finally:
-            await sandbox.reset()
-            self._free.put_nowait(sandbox)
 
     async def close(self) -> None:
         """End the actors."""

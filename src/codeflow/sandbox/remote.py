@@ -17,8 +17,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from codeflow.core.errors import InfrastructureError
 from codeflow.sandbox.files import CarriedFiles, unpack
@@ -113,18 +112,9 @@ class RemoteSandbox(CarriedFiles):
         }
 
     async def close(self) -> None:
-        self._files = {}
+        await super().close()
         self._started = False
         await self.transport.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def _text(data: bytes) -> str:

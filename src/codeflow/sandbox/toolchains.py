@@ -31,6 +31,7 @@ _COMPILE_LIMITS = Limits(
     output_bytes=MIB,
     disk_bytes=512 * MIB,
 )
+_STARVED_SHARE, _PATIENCE = 0.5, 4.0  # a compiler that had no processor runs once more, with more time
 _MOST_KEPT_BYTES = 256 * MIB  # of compiled programs in this process
 
 
@@ -237,6 +238,9 @@ async def _compile(item: Toolchain, data: bytes) -> Compiled:
         line = _filled(item.compile, _COMPILE_LIMITS, sandbox.python)
         limits = replace(_COMPILE_LIMITS, reserved_bytes=item.reserved_bytes)
         result = await sandbox.exec(line, limits=limits, keep_files=True)
+        if result.status is Status.TIME and result.cpu_seconds < limits.wall_seconds * _STARVED_SHARE:
+            limits = replace(limits, wall_seconds=limits.wall_seconds * _PATIENCE)
+            result = await sandbox.exec(line, limits=limits, keep_files=True)
         if result.status is not Status.OK:
             status = result.status if result.status is Status.INFRASTRUCTURE else Status.COMPILE_ERROR
             return Compiled(item, (), replace(result, status=status))
