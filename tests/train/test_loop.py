@@ -144,3 +144,20 @@ def test_recomputing_changes_nothing(golden: ModuleType) -> None:
     for loss, gradient in losses[1:]:
         assert loss == losses[0][0]
         assert torch.equal(gradient, losses[0][1])
+
+    assert losses[0][0] == losses[1][0]
+    assert torch.equal(losses[0][1], losses[1][1])
+
+
+def test_gradients_are_handed_to_the_masters_during_the_backward_pass(golden: ModuleType) -> None:
+    with trainee(golden, torch.bfloat16) as trained:
+        rows = batch()
+        for _ in range(2):
+            trained.objective(rows, 1.0).backward()
+        assert all(working.grad is None for working in trained.objective.model.parameters())
+        assert all(gradient.dtype == torch.float32 for gradient in trained.optimizer.gradients())
+        twice = [gradient.clone() for gradient in trained.optimizer.gradients()]
+        trained.optimizer.clear_gradients()
+        trained.objective(rows, 1.0).backward()
+        for once, both in zip(trained.optimizer.gradients(), twice, strict=True):
+            assert torch.equal(2 * once, both)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from codeflow.train import losses
 from codeflow.train.losses import cross_entropy
 
 
 def reference(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, z_loss: float):
     logits = hidden @ head.T
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-    losses = losses + z_loss * logits.logsumexp(-1).flatten() ** 2
-    return (losses * weights.flatten()).sum()
+    per_token = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+    per_token = per_token + z_loss * logits.logsumexp(-1).flatten() ** 2
+    return (per_token * weights.flatten()).sum()
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 7, 30, 1000])
@@ -59,3 +60,22 @@ def test_bf16_is_close_to_fp32() -> None:
     narrow = cross_entropy(hidden.bfloat16(), head.bfloat16(), targets, weights)
     assert narrow.dtype == torch.float32
     assert narrow.item() == pytest.approx(wide.item(), rel=2e-3)
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """The gradients are scaled in place, so that they exist once."""
+    hidden, head = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    loss = 2.0 * cross_entropy(hidden, head, torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
+def test_a_vocabulary_of_several_blocks_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(20, 8), torch.randn(50, 8, requires_grad=True)
+    targets, weights = torch.randint(50, (20,)), torch.rand(20)
+    (whole,) = torch.autograd.grad(cross_entropy(hidden, head, targets, weights), head)
+    monkeypatch.setattr(losses, "_BLOCK_WORDS", 7)
+    (parts,) = torch.autograd.grad(cross_entropy(hidden, head, targets, weights), head)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)

@@ -6,15 +6,17 @@
    "context" (and "data", which holds copies). Its fp32 shards are the masters; FSDP2 casts them to the working
    precision when it gathers them and reduces gradients in fp32.
 4. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
-   the working precision, beside fp32 masters; gradients are summed into the masters' fp32 gradients.
+   the working precision, beside fp32 masters; each gradient is added to its master's fp32 gradient, and freed, as soon
+   as the backward pass has made it.
 
-Either way the optimizer sees `masters` with fp32 gradients, `collect` runs after every backward pass and `publish`
-after every update. Tests that want more digits place an fp64 model in fp64: then masters and gradients are fp64.
+Either way the optimizer sees `masters` with fp32 gradients, and `publish` runs after every update. Tests that want more
+digits place an fp64 model in fp64: then masters and gradients are fp64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -32,11 +34,7 @@ from codeflow.parallel.tensor import split_matrices
 class Placed(Protocol):
     """A model on its mesh."""
 
-    masters: dict[str, nn.Parameter]  # fp32, by the names of the model; gradients appear on them after `collect`
-
-    def collect(self) -> None:
-        """Add the gradients of the last backward pass to the masters' gradients."""
-        ...
+    masters: dict[str, nn.Parameter]  # fp32, by the names of the model; every backward pass adds to their gradients
 
     def publish(self) -> None:
         """Bring the updated masters into the working copy."""
@@ -92,9 +90,6 @@ class _Sharded:
                 self._kept.append(unit)
         self.masters = dict(model.named_parameters())
 
-    def collect(self) -> None:
-        pass  # FSDP2 reduces and adds during the backward pass
-
     def publish(self) -> None:
         for unit in self._kept:  # else FSDP2 gathers, and casts, before each use
             unit.reshard()
@@ -112,9 +107,6 @@ class _Whole:
     def __init__(self, model: nn.Module) -> None:
         self.masters = dict(model.named_parameters())
 
-    def collect(self) -> None:
-        pass
-
     def publish(self) -> None:
         pass
 
@@ -129,22 +121,23 @@ class _MixedWhole:
         for parameter in self._working.values():  # parameters only: rotary tables and the like stay in fp32
             parameter.data = parameter.data.to(precision)
         self.publish()
-
-    def collect(self) -> None:
         for name, parameter in self._working.items():
-            if parameter.grad is None:
-                continue
-            master = self.masters[name]
-            if master.grad is None:
-                master.grad = parameter.grad.to(torch.float32)
-            else:
-                master.grad += parameter.grad
-            parameter.grad = None
+            parameter.register_post_accumulate_grad_hook(partial(_hand_over, self.masters[name]))
 
     @torch.no_grad()
     def publish(self) -> None:
         for name, parameter in self._working.items():
             parameter.copy_(self.masters[name])
+
+
+def _hand_over(master: nn.Parameter, working: Tensor) -> None:
+    """Add the gradient of a working parameter to its master's, and free it."""
+    assert working.grad is not None
+    if master.grad is None:
+        master.grad = working.grad.to(master.dtype)
+    else:
+        master.grad += working.grad
+    working.grad = None
 
 
 def whole(tensor: Tensor) -> Tensor:

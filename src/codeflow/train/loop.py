@@ -57,7 +57,6 @@ def train_step(trainee: Trainee, micro_batches: Sequence[TensorBatch], factor: f
     def run(batch: TensorBatch) -> float:
         loss = trainee.objective(batch, 1.0 / weight)
         loss.backward()
-        trainee.placed.collect()
         return loss.item()
 
     part = 0.0

@@ -19,6 +19,7 @@ from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
 
 _BLOCK_ROWS = 64  # whose fp32 probabilities exist at one time
+_BLOCK_WORDS = 16_384  # whose part of the head's gradient exists at one time in the model's dtype
 _UNDERFLOW = 1e-30  # a probability below this has lost digits in fp32; its logarithm is taken another way
 
 
@@ -143,7 +144,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 total += _into_gradient_of_part(logits, places, row_weights, z_loss, group)
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[rows] = logits @ head
-                grad_head += logits.T @ h
+                for words, part in zip(logits.split(_BLOCK_WORDS, 1), grad_head.split(_BLOCK_WORDS), strict=True):
+                    part += words.T @ h
+            del logits  # or it would live beside the next chunk's
         if grad_hidden is not None and grad_head is not None:
             if group is not None:
                 dist.all_reduce(grad_hidden, group=group)
@@ -154,7 +157,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         (upstream,) = gradients
-        return grad_hidden * upstream, grad_head * upstream, None, None, None, None, None
+        # in place: a second backward pass through this node is an error of autograd, not a wrong gradient
+        return grad_hidden.mul_(upstream), grad_head.mul_(upstream), None, None, None, None, None
 
 
 def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
@@ -182,6 +186,7 @@ def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: flo
         gradient *= scale
         gradient.scatter_add_(1, index, -weight)
         block.copy_(gradient)
+        del gradient
     return total
 
 
