@@ -22,6 +22,7 @@ from codeflow.core.errors import UserError
 CRASH_AT = "CODEFLOW_CRASH_AT"
 CRASH_LOG = "CODEFLOW_CRASH_LOG"
 _CRASH_RECORD_BYTES = 128
+_SYNCS = 16  # files that are synced at the same time, at most
 
 
 def crash_point(label: str) -> None:
@@ -81,7 +82,7 @@ def _sync_all(paths: Sequence[Path]) -> None:
     if len(paths) == 1:
         _sync(paths[0])
         return
-    with ThreadPoolExecutor(len(paths)) as threads:
+    with ThreadPoolExecutor(min(len(paths), _SYNCS)) as threads:
         for _ in threads.map(_sync, paths):
             pass
 

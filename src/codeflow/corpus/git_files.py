@@ -22,6 +22,8 @@ LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
 _REQUEST_BYTES = 65  # 64 hexadecimal digits at most, and the end of the line
 _REQUESTS_AT_ONCE = 500  # fewer where the pipe is smaller than they are: neither side can block the other
 _CHUNK_BYTES = 1 << 20
+_LINUX = hasattr(fcntl, "F_GETPIPE_SZ")
+_PIPE_BYTES = 1 << 14  # of a pipe that does not tell: macOS has no less
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class BlobReader:
         self._repository = repository
         assert process.stdout
         self._requests, self._answers = process.stdin, process.stdout
-        capacity_bytes = fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ)
+        capacity_bytes = fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ) if _LINUX else _PIPE_BYTES
         self._limit = max(1, min(_REQUESTS_AT_ONCE, capacity_bytes // _REQUEST_BYTES))
         self._unsent: deque[str] = deque()
         self._sent: deque[str] = deque()  # and not answered yet
