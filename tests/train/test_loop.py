@@ -145,9 +145,6 @@ def test_recomputing_changes_nothing(golden: ModuleType) -> None:
         assert loss == losses[0][0]
         assert torch.equal(gradient, losses[0][1])
 
-    assert losses[0][0] == losses[1][0]
-    assert torch.equal(losses[0][1], losses[1][1])
-
 
 def test_gradients_are_handed_to_the_masters_during_the_backward_pass(golden: ModuleType) -> None:
     with trainee(golden, torch.bfloat16) as trained:
