@@ -1,13 +1,12 @@
-"""Softmax over ranges of keys, compiled and in torch operations, against its definition in fp64; greedy choice."""
+"""Softmax over ranges of keys, compiled and in torch operations, against its definition in fp64."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from codeflow.kernels import arrays, compiled
+from codeflow.kernels import arrays
 from codeflow.kernels.softmax import KeyRanges
 
 FIRST = torch.tensor([[0, 1, 2, 7, 0], [3, 0, 36, 5, 11]])
@@ -69,20 +68,3 @@ def test_what_is_no_number_shows(way: str, dtype: torch.dtype, bad: float) -> No
     weights = KeyRanges(torch.zeros_like(FIRST), torch.full_like(END, N_KEYS)).softmax(scores)
     assert weights[1, 4].isnan().any()
     assert int(weights.isnan().any(-1).sum()) == 1
-
-
-@pytest.mark.parametrize("size", [1, 50, 8192])
-def test_greedy_takes_the_first_of_the_largest(size: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = (-30 * torch.rand(6, size, generator=generator)).round()  # with ties; all negative or zero
-    logits[4:] += 29.5
-    chosen, logprobs = np.empty(6, np.int64), np.empty(6, np.float32)
-    compiled.greedy(logits.numpy(), chosen, logprobs)
-    best = logits.amax(-1, keepdim=True)
-    assert chosen.tolist() == (logits == best).int().argmax(-1).tolist()
-    expected = logits.double().log_softmax(-1).amax(-1)
-    assert logprobs == pytest.approx(expected.numpy(), abs=2e-6)
-    for bad in (torch.nan, -torch.nan, torch.inf):
-        logits[2, size // 2] = bad
-        compiled.greedy(logits.numpy(), chosen, logprobs)
-        assert np.isnan(logprobs).tolist() == [False, False, True, False, False, False]
