@@ -23,6 +23,12 @@ def codeflow(*arguments: str, **environment: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are given no folder of their own leave a lock where they are started."""
+    monkeypatch.chdir(tmp_path)
+
+
 def complaint(*arguments: str, **environment: str) -> str:
     """Return the one line that a command ends with on bad input."""
     code, _, errors = codeflow(*arguments, **environment)
