@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codeflow.kernels import compiled, compiled_block
+from codeflow.kernels import compiled, compiled_step
 
 # A function of its own in a module of its own, so that its cache is empty.
 _MODULE = """
@@ -44,12 +44,12 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_machine_code_is_old_when_what_it_holds_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function of another module may hold functions of `compiled`: its cache looks at both files."""
-    before = compiled._SharedCache(compiled_block.block.py_func)._cache_file._source_stamp
-    assert before == compiled_block.block._cache._cache_file._source_stamp
+    before = compiled._SharedCache(compiled_step.step.py_func)._cache_file._source_stamp
+    assert before == compiled_step.step._cache._cache_file._source_stamp
     changed = tmp_path / "compiled.py"
     changed.write_text(Path(compiled.__file__).read_text() + "\n")
     monkeypatch.setattr(compiled, "__file__", str(changed))
-    assert compiled._SharedCache(compiled_block.block.py_func)._cache_file._source_stamp != before
+    assert compiled._SharedCache(compiled_step.step.py_func)._cache_file._source_stamp != before
 
 
 @pytest.mark.slow

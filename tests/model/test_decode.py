@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codeflow.core.processor import has_avx512
 from codeflow.model import decode
-from codeflow.model.compiled_step import BlockStep, RowsStep
+from codeflow.model.compiled_step import RowsStep, WholeStep
 from codeflow.model.decode import Decoder
 from codeflow.model.kv_cache import BLOCK_TOKENS
 from tests.model.shapes import changed, make_ids, make_model
@@ -58,7 +58,7 @@ def test_a_decoder_of_one_row(config, dtype: torch.dtype, tolerance: float) -> N
     model, ids = make_model(config, dtype), make_ids(1, LENGTH)
     exact = model.logits(model(ids)).float()
     decoder = Decoder(model, LENGTH, n_rows=1)
-    assert isinstance(decoder._step, BlockStep)
+    assert isinstance(decoder._step, WholeStep)
     logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
     for at, end in [(6, 7), (7, 8), (8, 11), *((at, at + 1) for at in range(11, LENGTH))]:
         logits.append(decoder.extend(ids[:, at:end]))
@@ -79,7 +79,7 @@ def test_every_form_of_the_weights(config, dtype: torch.dtype, tolerance: float,
     model, ids = make_model(config, dtype), make_ids(11, LENGTH) % config.vocab_size
     exact = model.logits(model(ids)).float()
     decoder = Decoder(model, LENGTH, n_rows=11)
-    assert isinstance(decoder._step, BlockStep if form == "panels" else RowsStep)
+    assert isinstance(decoder._step, WholeStep if form == "panels" else RowsStep)
     logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]
     for at, end in [(6, 7), (7, 8), (8, 11), *((at, at + 1) for at in range(11, LENGTH))]:
         logits.append(decoder.extend(ids[:, at:end]))

@@ -40,11 +40,18 @@ def compiled_functions() -> Any:
     return compiled
 
 
-def compiled_block_functions() -> Any:
-    """Return `kernels.compiled_block`, imported when it is first used."""
-    from codeflow.kernels import compiled_block
+def compiled_attention_functions() -> Any:
+    """Return `kernels.compiled_attention`, imported when it is first used."""
+    from codeflow.kernels import compiled_attention
 
-    return compiled_block
+    return compiled_attention
+
+
+def compiled_step_functions() -> Any:
+    """Return `kernels.compiled_step`, imported when it is first used."""
+    from codeflow.kernels import compiled_step
+
+    return compiled_step
 
 
 def compiled_panel_functions() -> Any:

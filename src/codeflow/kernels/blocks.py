@@ -181,8 +181,6 @@ class Band:
         end = torch.where(lone, query + 1, query if strict else query + 1)
         left = query[:, :1] - window  # of a block's keys
         self._ranges = KeyRanges(begin - left, end - left)
-        keys = left + torch.arange(self._block + window, device=starts.device)
-        self._keys = keys.flatten().clamp(0, len(starts) - 1)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attention`."""
@@ -200,13 +198,25 @@ class Band:
 
     def _blocks(self, queries: Tensor, *keys_and_values: Tensor) -> list[Tensor]:
         """Cut (G, N, R, D) into (G * blocks, S * R, D), and (G, N, D) into (G * blocks, S + W, D)."""
-        n_heads, n_positions, repeats, head_dim = queries.shape
-        fill = -n_positions % self._block
+        fill = -queries.shape[1] % self._block
         q = pad(queries, (0, 0, 0, 0, 0, fill)) if fill else queries
-        found = [q.view(-1, self._block * repeats, head_dim)]
-        for x in keys_and_values:
-            found.append(x.index_select(1, self._keys).view(-1, self._block + self._window, head_dim))
-        return found
+        found = [q.view(-1, self._block * queries.shape[2], queries.shape[3])]
+        return [*found, *map(self._overlapping, keys_and_values)]
+
+    def _overlapping(self, x: Tensor) -> Tensor:
+        """Lay the heads of x (G, N, D) in one line; blocks and the windows before them are views of it.
+
+        A head's first window are zeros or the head before it, which the ranges hide.
+        """
+        n_heads, n_positions, size = x.shape
+        length = self._n_blocks * self._block
+        line = x.new_empty((self._window + n_heads * length, size))
+        line[: self._window] = 0
+        heads = line[self._window :].view(n_heads, length, size)
+        heads[:, :n_positions] = x
+        heads[:, n_positions:] = 0
+        shape = (n_heads * self._n_blocks, self._block + self._window, size)
+        return line.as_strided(shape, (self._block * size, size, 1))
 
     def _line(self, blocks: Tensor, like: Tensor) -> Tensor:
         """Put (G * blocks, S * R, X) back into (G, N, R, X)."""
@@ -254,8 +264,8 @@ def _query_blocks(length: int) -> list[tuple[int, int]]:
 
 
 def _rows(length: int, *tensors: Tensor) -> list[Tensor]:
-    """View each (G, n * length, [R,] D) as (G * n, length * R, D)."""
-    return [x.view(x.shape[0] * (x.shape[1] // length), -1, x.shape[-1]) for x in tensors]
+    """View each (G, n * length, [R,] D) as (G * n, length * R, D), or copy it where its heads do not come first."""
+    return [x.reshape(x.shape[0] * (x.shape[1] // length), -1, x.shape[-1]) for x in tensors]
 
 
 def _length_ranges(lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -17,47 +17,21 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 
+from codeflow.kernels import compiled_vectors as vectors
 from codeflow.kernels.compiled import _compiled, _intrinsic
+from codeflow.kernels.compiled_vectors import LANES
 
-LANES = 16
 _UNROLL = 2  # inputs per turn of the loop
 _AHEAD = 32  # inputs that weights are fetched ahead: 2 KiB in fp32
 _BAND = 4  # panels that all rows use before the next ones; they and the rows stay in the first two caches
 
-_I32, _I64, _BYTES = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
-
-def _times(count: int) -> Any:
-    """Return the same 32-bit integer in all lanes."""
-    return ir.Constant(ir.VectorType(_I32, LANES), [count] * LANES)
-
-
-def _at(builder: Any, data: Any, width: Any, row: Any, column: Any = None) -> Any:
-    """Return the place of [row, column] in rows of `width` numbers."""
-    place = builder.mul(row, width)
-    return builder.gep(data, [place if column is None else builder.add(place, column)])
-
-
-def _load_weights(builder: Any, place: Any) -> Any:
-    """Return the sixteen numbers at `place` in fp32, and fetch those that come later."""
-    kind = [_BYTES, _I32, _I32, _I32]
-    fetch = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kind), "llvm.prefetch.p0")
-    later = builder.bitcast(builder.gep(place, [ir.Constant(_I64, _AHEAD * LANES)]), _BYTES)
-    builder.call(fetch, [later, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
-    if place.type.pointee == ir.FloatType():
-        return builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=4)
-    words = builder.load(builder.bitcast(place, ir.VectorType(ir.IntType(16), LANES).as_pointer()), align=2)
-    return builder.bitcast(builder.shl(builder.zext(words, ir.VectorType(_I32, LANES)), _times(16)), _VECTOR)
-
-
-def _spread(builder: Any, value: Any) -> Any:
-    """Return a vector with `value` in all lanes."""
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(nothing, value, ir.Constant(_I32, 0)), nothing, _times(0))
+def _load_ahead(builder: Any, place: Any) -> Any:
+    """Return the sixteen numbers at `place`, and fetch those that come later."""
+    vectors.fetch(builder, builder.gep(place, [vectors.number(_AHEAD * LANES)]))
+    return vectors.load(builder, place)
 
 
 def _make_tile(n_rows: int, n_panels: int) -> Any:
@@ -66,47 +40,43 @@ def _make_tile(n_rows: int, n_panels: int) -> Any:
     @_intrinsic
     def tile(context: Any, x: Any, row: Any, packed: Any, panel: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kinds = signature.args
-            given, weights, sums = (context.make_array(kinds[i])(context, builder, arguments[i]) for i in (0, 2, 4))
-            size = cgutils.unpack_tuple(builder, weights.shape)[1]
-            width = cgutils.unpack_tuple(builder, sums.shape)[1]
-            rows = [builder.add(arguments[1], ir.Constant(_I64, r)) for r in range(n_rows)]
-            panels = [builder.add(arguments[3], ir.Constant(_I64, p)) for p in range(n_panels)]
-            lanes = ir.Constant(_I64, LANES)
-            x_rows = [_at(builder, given.data, size, r) for r in rows]
-            w_panels = [_at(builder, weights.data, builder.mul(size, lanes), p) for p in panels]
-            kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-            multiply_add = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32")
+            (given, _), (weights, (_, size, _)), (sums, (_, width)) = vectors.arrays(
+                context, builder, signature.args, arguments
+            )
+            lanes = vectors.number(LANES)
+            rows = [builder.add(arguments[1], vectors.number(r)) for r in range(n_rows)]
+            panels = [builder.add(arguments[3], vectors.number(p)) for p in range(n_panels)]
+            x_rows = [vectors.at(builder, given, size, r) for r in rows]
+            w_panels = [vectors.at(builder, weights, builder.mul(size, lanes), p) for p in panels]
 
             before, loop = builder.block, builder.append_basic_block("inputs")
             after = builder.append_basic_block("stores")
             builder.branch(loop)
             builder.position_at_end(loop)
-            place = builder.phi(_I64)
-            place.add_incoming(ir.Constant(_I64, 0), before)
-            begun = [[builder.phi(_VECTOR) for _ in panels] for _ in rows]
+            place = builder.phi(vectors.INT64)
+            place.add_incoming(vectors.number(0), before)
+            begun = [[builder.phi(vectors.VECTOR) for _ in panels] for _ in rows]
             made: list[list[Any]] = [list(some) for some in begun]
             for step in range(_UNROLL):
-                here = builder.add(place, ir.Constant(_I64, step))
-                columns = [_load_weights(builder, _at(builder, w, lanes, here)) for w in w_panels]
+                here = builder.add(place, vectors.number(step))
+                columns = [_load_ahead(builder, vectors.at(builder, w, lanes, here)) for w in w_panels]
                 for some, x_row in zip(made, x_rows, strict=True):
-                    value = _spread(builder, builder.load(builder.gep(x_row, [here])))
+                    value = vectors.spread(builder, builder.load(builder.gep(x_row, [here])))
                     some[:] = [
-                        builder.call(multiply_add, [value, column, old])
+                        vectors.multiply_add(builder, value, column, old)
                         for column, old in zip(columns, some, strict=True)
                     ]
             for old_row, new_row in zip(begun, made, strict=True):
                 for old, new in zip(old_row, new_row, strict=True):
-                    old.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), before)
+                    old.add_incoming(vectors.ZEROS, before)
                     old.add_incoming(new, loop)
-            following = builder.add(place, ir.Constant(_I64, _UNROLL))
+            following = builder.add(place, vectors.number(_UNROLL))
             place.add_incoming(following, loop)
             builder.cbranch(builder.icmp_signed("<", following, size), loop, after)
             builder.position_at_end(after)
             for r, some in zip(rows, made, strict=True):
                 for p, value in zip(panels, some, strict=True):
-                    target = _at(builder, sums.data, width, r, builder.mul(p, lanes))
-                    builder.store(value, builder.bitcast(target, _VECTOR.as_pointer()), align=4)
+                    vectors.store(builder, value, vectors.at(builder, sums, width, r, builder.mul(p, lanes)))
             return context.get_dummy_value()
 
         return types.void(x, types.intp, packed, types.intp, out), generate

@@ -112,8 +112,8 @@ def _heads_first(x: Tensor, n_kv_heads: int, scale: float | None = None) -> Tens
 
 
 def _kv_heads_first(x: Tensor) -> Tensor:
-    """Copy (B, T, G, D) to (G, N, D)."""
-    return x.permute(2, 0, 1, 3).contiguous().flatten(1, 2)
+    """View (B, T, G, D) as (G, N, D)."""
+    return x.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _heads_last(x: Tensor, shape: torch.Size) -> Tensor:

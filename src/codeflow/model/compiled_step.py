@@ -1,7 +1,7 @@
 """Decoding with compiled functions, for fp32 and bf16 on the CPU: prompts, and steps of one token per row.
 
-Between torch's matrix products lies one compiled call each. Where the products are compiled too, a step is one call per
-block. The residual stream stays in fp32.
+Between torch's matrix products lies one compiled call each; where the products are compiled too, a step is one call.
+The residual stream stays in fp32.
 
 Legend: B rows, T tokens of a prompt, N tokens, C hidden size, F intermediate size, H query heads, G key/value heads,
 D head dim, V words.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codeflow.kernels.arrays import as_array, compiled_block_functions, compiled_functions
+from codeflow.kernels.arrays import as_array, compiled_attention_functions, compiled_functions, compiled_step_functions
 from codeflow.model.block import Block
 from codeflow.model.kv_cache import KeyValueCache
 from codeflow.model.looped import LoopCoder
@@ -48,16 +48,6 @@ class _Passes:
             for block in self.blocks
         ]
         self.final_norm = model.norm.weight.float().numpy()
-        self.gates = [
-            None if gate is None else (gate.weight.float().numpy(), gate.bias.float().numpy())
-            for gate in (block.gate_projection for block in self.blocks)
-        ]
-        layers = range(len(self.blocks))
-        self.first = [(as_array(cache.pool[0, i]), as_array(cache.pool[1, i])) for i in layers]
-        self.later = [
-            [(as_array(cache.rings[0, loop, i]), as_array(cache.rings[1, loop, i])) for i in layers]
-            for loop in range(config.loop_num - 1)
-        ]
 
     def read(self, layers: Sequence[BlockWeights], ids: Tensor, attention: Attention) -> Tensor:
         """Return the normed hidden states (B, T, C) behind prompts (B, T); `attention` keeps keys and values."""
@@ -113,11 +103,21 @@ class RowsStep(_Passes):
 
     def __init__(self, model: LoopCoder, cache: KeyValueCache, row_tokens: int) -> None:
         super().__init__(model, cache, row_tokens)
+        self.gates = [
+            None if gate is None else (gate.weight.float().numpy(), gate.bias.float().numpy())
+            for gate in (block.gate_projection for block in self.blocks)
+        ]
+        layers = range(len(self.blocks))
+        self.first = [(as_array(cache.pool[0, i]), as_array(cache.pool[1, i])) for i in layers]
+        self.later = [
+            [(as_array(cache.rings[0, loop, i]), as_array(cache.rings[1, loop, i])) for i in layers]
+            for loop in range(self.config.loop_num - 1)
+        ]
         self._buffers: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(self, layers: Sequence[BlockWeights], head: Weights, rows: Rows, ids: Tensor) -> Tensor:
         """Return the logits (B, V) fp32 behind ids (B,)."""
-        kernels, cache = self.kernels, self.cache
+        kernels, cache = compiled_attention_functions(), self.cache
         normed, grown, mixed = self._scratch(len(rows))
         mixed_array = as_array(mixed)
         where = (rows, cache.lengths, cache.table)
@@ -142,8 +142,8 @@ class RowsStep(_Passes):
         return self._buffers[n_rows]
 
 
-class BlockStep(_Passes):
-    """A step with compiled products: a call per block."""
+class WholeStep(_Passes):
+    """A step with compiled products: one call."""
 
     def __init__(
         self,
@@ -155,30 +155,28 @@ class BlockStep(_Passes):
     ) -> None:
         """The weights are in place for a single row, otherwise in panels."""
         super().__init__(model, cache, row_tokens)
-        self.block_kernels, self.table = compiled_block_functions(), as_array(model.embed_tokens.weight.detach())
-        self.head = head.arrays
-        self.layers = [
-            (tuple(weights.arrays for weights in layer), norms) for layer, norms in zip(layers, self.norms, strict=True)
-        ]
+        self.step_kernels = compiled_step_functions()
+        self._held = [[one for weights in layer for one in weights.arrays] for layer in layers]
+        shape = len(self.blocks), self.config.num_attention_heads, self.config.head_dim
+        gates = np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32)
+        for i, block in enumerate(self.blocks):
+            if block.gate_projection is not None:
+                gates[0][i] = block.gate_projection.weight.float()
+                gates[1][i] = block.gate_projection.bias.float()
+        norms = [*(norm for pair in self.norms for norm in pair), self.final_norm]
+        table = as_array(model.embed_tokens.weight.detach())
+        self.weights = table, self.step_kernels.locate(self._held), np.stack(norms), head.arrays[0], gates
+        self.caches = as_array(cache.pool), as_array(cache.rings)
         self._buffers: dict[int, tuple[Rows, ...]] = {}
 
     def __call__(self, layers: Sequence[BlockWeights], head: Weights, rows: Rows, ids: Tensor) -> Tensor:
         """Return the logits (B, V) fp32 behind ids (B,); what products take are their arrays."""
-        kernels, cache, epsilon = self.block_kernels, self.cache, self.config.rms_norm_eps
-        x, *scratch = self._scratch(len(rows))
-        scratch = tuple(scratch)
-        place = self.turns, (rows, cache.lengths, cache.table)
-        kernels.embed(self.table, ids.numpy(), x)
-        for loop in range(self.config.loop_num):
-            numbers = epsilon, float(self.model.second_pass_scale)
-            for index, layer in enumerate(self.layers):
-                if loop == 0:
-                    kernels.block(x, layer, epsilon, place, self.first[index], scratch)
-                else:
-                    later = self.later[loop - 1][index], self.gates[index]
-                    kernels.block_gated(x, layer, numbers, place, self.first[index], later, scratch)
-        logits = np.empty((len(rows), self.config.vocab_size), np.float32)
-        kernels.logits(x, self.final_norm, epsilon, self.head, scratch[0], logits)
+        cache, config = self.cache, self.config
+        logits = np.empty((len(rows), config.vocab_size), np.float32)
+        where = self.turns, (rows, cache.lengths, cache.table)
+        numbers = config.rms_norm_eps, float(self.model.second_pass_scale)
+        scratch = self._scratch(len(rows))
+        self.step_kernels.step(ids.numpy(), where, self.weights, self.caches, numbers, scratch, logits)
         return torch.from_numpy(logits)
 
     def _scratch(self, n_rows: int) -> tuple[Rows, ...]:

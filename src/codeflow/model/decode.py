@@ -25,7 +25,7 @@ from codeflow.kernels.arrays import as_array, compilable, compiled_functions, fe
 from codeflow.kernels.dispatch import causal_attention, gated_attention
 from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block
-from codeflow.model.compiled_step import BlockStep, Place, RowsStep
+from codeflow.model.compiled_step import Place, RowsStep, WholeStep
 from codeflow.model.kv_cache import BLOCK_TOKENS, KeyValueCache, Prompt, blocks_of
 from codeflow.model.looped import LoopCoder
 from codeflow.model.products import Weights, block_weights, choose_form
@@ -66,7 +66,7 @@ class Decoder:
         self._rows: list[int] = []
         self._step = None
         if self.compiled and (alone or form == "panels"):
-            self._step = BlockStep(model, self.cache, row_tokens, self.layers, self.head)
+            self._step = WholeStep(model, self.cache, row_tokens, self.layers, self.head)
         elif self.compiled:
             self._step = RowsStep(model, self.cache, row_tokens)
 

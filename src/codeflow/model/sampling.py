@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_valida
 from torch import Tensor
 
 from codeflow.core.config import Config
-from codeflow.kernels.arrays import as_array, compilable, compiled_block_functions
+from codeflow.kernels.arrays import as_array, compilable, compiled_step_functions
 
 _COLDEST = 1e-4  # logits divided by less leave fp32
 _BLOCK = 128  # at most so many probabilities are summed one by one when a token is looked up
@@ -112,7 +112,7 @@ def choose(logits: Tensor, uniform: Tensor | None, settings: GenerateSettings) -
     """Return tokens (B,), their plain log-probabilities, and those under the distribution sampled from (greedy: 0)."""
     if uniform is None and compilable(logits):
         chosen, plain = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
-        compiled_block_functions().greedy(as_array(logits), chosen.numpy(), plain.numpy())
+        compiled_step_functions().greedy(as_array(logits), chosen.numpy(), plain.numpy())
         return chosen, plain, torch.zeros(len(logits))
     if uniform is None:
         blocks = logits.unflatten(-1, (-1, _block(logits.shape[-1])))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from codeflow.kernels.compiled_block import greedy
+from codeflow.kernels.compiled_step import greedy
 
 
 @pytest.mark.parametrize("size", [1, 50, 256, 257, 8192])
