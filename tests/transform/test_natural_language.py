@@ -61,6 +61,17 @@ def test_verdicts(text: str, fields: dict[str, object], reason: str) -> None:
     assert (result.reason if isinstance(result, Drop) else "") == reason
 
 
+@pytest.mark.parametrize(
+    "text",
+    [ENGLISH, GERMAN, ENGLISH.upper(), "川は古い水車小屋のそばを流れ", "\ud800 x", "1", "a\u0301 b" * 99, "\x00"],
+)
+def test_scores_are_those_of_the_package_to_the_last_bit(text: str) -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    plain = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    assert identified(text) == plain.classify(text)
+
+
 def test_code_is_not_prose() -> None:
     page = f"{GERMAN}\n\n```python\n" + "def the_function_of_that(value):\n    return value\n" * 20 + "```\n"
     result = IdentifyLanguage()(document(page, "Markdown"))

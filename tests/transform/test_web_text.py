@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codeflow.core.storage import sha256_text
 from codeflow.core.types import Document, Origin
 from codeflow.transform.operator import Drop
-from codeflow.transform.web_text import WebLines, WebQuality, WebRepetition, prose_of
+from codeflow.transform.web_text import WebLines, WebQuality, WebRepetition, _is_noise, prose_of
 
 
 def document(text: str, language: str = "Text", **tags: float) -> Document:
@@ -163,3 +166,78 @@ def test_pages_of_noise() -> None:
     assert reason(WebLines(), "Share\nTweet\nRead more\nLog in\nWords.") == "boilerplate"
     assert reason(WebLines(), f"{PROSE} Lorem ipsum dolor.") == "lorem_ipsum"
     assert reason(WebLines(drop_lorem_ipsum=False), f"{PROSE} Lorem ipsum dolor.") == ""
+
+
+_PARTS = (
+    *(
+        "```",
+        "````",
+        "```py",
+        "`",
+        "\n",
+        "\n",
+        "\n",
+        " ",
+        "\t",
+        "x",
+        "the words of a line ",
+        "- ",
+        "• ",
+        "\x85",
+        "y" * 99,
+    ),
+    *("Share", "\u017fhare", "S\u0130gn in", "s\u212aip to content", "Pin it", "e-mail", "Log in", "12 comments", "©"),
+    *(
+        "© 2024",
+        "(c) us",
+        "All rights reserved.",
+        "Use cookies",
+        "Privacy Pol\u0131cy",
+        "JavaScript",
+        "Enable javascript",
+    ),
+    *("Back to top", "Next »", "Menu", "Close", "Home", "Leave a reply", "Follow us", "View all", "Table of contents"),
+    *(
+        "Edit this page",
+        "Copy link",
+        "Updated on Monday",
+        "Posted",
+        "Last modified: 3",
+        "Print",
+        "Advertisement",
+        "Prev",
+    ),
+    *("Tweet", "Reply", "Read more", "Continue reading", "Register", "Subscribe", "Search", "Loading...", "Show more"),
+    *("Click here", "Published", "Terms of use", "Sign up", "\u0661 views", "Tweet.\u3000"),
+)
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=40).map("".join))
+def test_noise_lines_are_those_of_a_plain_walk(text: str) -> None:
+    kept, fence = [], ""
+    for line in text.split("\n"):
+        mark = re.match("`{3,}", line)
+        if mark and not fence:
+            fence = mark[0]
+        elif mark and mark[0] == fence == line.rstrip():
+            fence = ""
+        elif not fence and _is_noise(line.strip()):
+            continue
+        kept.append(line)
+    n_noise = text.count("\n") + 1 - len(kept)
+    result = WebLines(max_removed_share=1.0)(document(text))
+    assert isinstance(result, Document)
+    assert result.tags.get("noise_lines", 0) == n_noise
+    if n_noise and "```" in text:
+        assert result.text == "\n".join(kept)
+
+
+@given(st.lists(st.sampled_from(_PARTS[:10]), max_size=40).map("".join))
+def test_prose_is_what_stands_outside_fences(text: str) -> None:
+    plain = re.sub(r"^(`{3,})[^`\n]*\n.*?^\1[ \t]*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert prose_of(text).text == plain
+
+
+def test_fences_without_end_take_no_time() -> None:
+    text = "".join(f"{'`' * (3 + n % 40)}x{n}\n" for n in range(40_000))
+    assert prose_of(text).text == text

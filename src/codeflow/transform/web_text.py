@@ -17,17 +17,21 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from codeflow.core.languages import domain_of
 from codeflow.core.types import Document
 from codeflow.transform.operator import Drop, Operator, with_tags, with_text
 
-_FENCED = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+if TYPE_CHECKING:
+    from codeflow.transform.prose_scan import Words
+
+_OPENING = re.compile(r"(`{3,})[^`\n]*\n")
+_BLANKS = re.compile(r"[ \t]*$", re.MULTILINE)
 _FORMULA = re.compile(r"\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,300}\$")
-_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _BULLETS = ("-", "•", "●", "*", "‣", "◦", "▪", "■", "▶", "·")  # Gopher's • and -; the others are ours
 _ENDS = (".", "!", "?", '"', "'", "”", "’", "»", ":", ";", ")", "…", "。", "！", "？", "」", "』", "،", "؟", "।")
 _STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}  # Gopher's
@@ -47,6 +51,9 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 _NOISE_CHARACTERS = 100  # a longer line says more than its noise
+_BEGINNINGS = "ad ba cl co ed em e- fo ho la le lo me ne pi po pr pu re se sh si sk su ta tw up vi (c"  # of `_NOISE`
+_POLICY_WORDS = ("terms of use", "privacy policy", "cookie", "javascript")  # one is in all that `_POLICY` matches
+_LATE_NOISE = "all rights reserved"  # and this in what `_NOISE` matches with anything before it
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -64,25 +71,79 @@ class Prose:
     @functools.cached_property
     def paragraphs(self) -> list[str]:
         """Paragraphs, stripped."""
-        return [part for part in map(str.strip, re.split(r"\n{2,}", self.text)) if part]
+        return [part for part in map(str.strip, self.text.split("\n\n")) if part]
 
     @functools.cached_property
-    def words(self) -> list[str]:
-        """The text split at white space."""
-        return self.text.split()
+    def codes(self) -> npt.NDArray[np.uint32]:
+        """The text's characters, (n,)."""
+        from codeflow.transform.prose_scan import code_points
+
+        return code_points(self.text)
 
     @functools.cached_property
+    def words(self) -> Words:
+        """The text split at white space, and measured."""
+        from codeflow.transform.prose_scan import words_of
+
+        return words_of(self.codes)
+
+    @property
     def is_unspaced(self) -> bool:
         """Whether the text is mostly in a script that writes no spaces between words (Chinese, Japanese, Thai)."""
-        return len(_UNSPACED.findall(self.text)) > 0.3 * len(self.text)
+        return self.words.n_unspaced > 0.3 * len(self.text)
+
+    @functools.cached_property
+    def numbers(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """Numbers of the words, equal for equal ones, and the places where each distinct one first comes."""
+        from codeflow.transform.prose_scan import numbered
+
+        return numbered(self.codes, self.words)
+
+    def distinct_words(self, max_characters: int) -> Iterator[str]:
+        """Yield the distinct words that are no longer."""
+        firsts = self.numbers[1]
+        starts, ends = self.words.starts[firsts], self.words.ends[firsts]
+        short = ends - starts <= max_characters
+        for start, end in zip(starts[short].tolist(), ends[short].tolist(), strict=True):
+            yield self.text[start:end]
 
 
 @functools.lru_cache(maxsize=2)  # the operators follow each other on one document
 def prose_of(text: str) -> Prose:
     """Return the prose of a page."""
     if "```" in text:
-        text = _FENCED.sub("", text)
+        text = _without_code(text)
     return Prose(_FORMULA.sub(" x ", text) if "$" in text else text)
+
+
+def _without_code(text: str) -> str:
+    """Leave out blocks between fences: a line of three backticks or more, and the next line of as many and blanks."""
+    text = f"\n{text}"
+    kept: list[str] = []
+    copied, place = 0, text.find("\n```")
+    endless: set[str] = set()  # fences that are not closed from here on
+    while place >= 0:
+        end = -1
+        opening = _OPENING.match(text, place + 1)
+        if opening and opening[1] not in endless:
+            end = _closing(text, opening.end(), opening[1])
+            if end >= 0:
+                kept.append(text[copied : place + 1])
+                copied = end
+            else:
+                endless.add(opening[1])
+        place = text.find("\n```", max(end, place + 1))
+    return "".join([*kept, text[copied:]])[1:]
+
+
+def _closing(text: str, place: int, fence: str) -> int:
+    """Return where the next closing line ends, its newline left out, or -1. A line begins at `place`."""
+    line = text.find(f"\n{fence}", place - 1)
+    while line >= 0:
+        if blanks := _BLANKS.match(text, line + 1 + len(fence)):
+            return blanks.end()
+        line = text.find(f"\n{fence}", line + 1)
+    return -1
 
 
 class _WebOperator(Operator):
@@ -119,26 +180,51 @@ class WebLines(Operator):
             return document
         if self.drop_lorem_ipsum and "lorem ipsum" in document.text.lower():
             return Drop("lorem_ipsum")
-        kept: list[str] = []
-        n_removed = n_characters = 0
-        fence = ""
-        for line in document.text.split("\n"):
-            mark = re.match(r"`{3,}", line)
-            if mark and not fence:
-                fence = mark[0]
-            elif mark and mark[0] == fence and line.rstrip() == fence:
-                fence = ""
-            elif not fence and _is_noise(line.strip()):
-                n_removed += 1
-                n_characters += len(line)
-                continue
-            kept.append(line)
-        if not n_removed:
+        lines = document.text.split("\n")
+        noise = _noise_lines(document.text, lines)
+        if not noise:
             return document
+        n_characters = sum(len(lines[number]) for number in noise)
         if n_characters > self.max_removed_share * len(document.text):
             return Drop("boilerplate", f"{n_characters} of {len(document.text)} characters")
-        text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n") if "```" not in document.text else "\n".join(kept)
-        return with_tags(with_text(document, text), {"noise_lines": float(n_removed)})
+        text = "\n".join(line for number, line in enumerate(lines) if number not in noise)
+        if "```" not in document.text:
+            text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+        return with_tags(with_text(document, text), {"noise_lines": float(len(noise))})
+
+
+def _noise_lines(text: str, lines: list[str]) -> set[int]:
+    """Return the numbers of the lines that are noise, code left out. Only lines with a sign of it are looked at."""
+    from codeflow.transform.prose_scan import code_points, lines_that_begin
+
+    fence, noise = "", set()
+    beginning = lines_that_begin(code_points(text), _BEGINNINGS, _NOISE_CHARACTERS)
+    for number in sorted({*beginning, *_with_words(text)}):
+        line = lines[number]
+        mark = re.match(r"`{3,}", line)
+        if mark and not fence:
+            fence = mark[0]
+        elif mark and mark[0] == fence and line.rstrip() == fence:
+            fence = ""
+        elif not fence and _is_noise(line.strip()):
+            noise.add(number)
+    return noise
+
+
+def _with_words(text: str) -> Iterator[int]:
+    """Yield the numbers of the lines in which a word of policies stands, in any case."""
+    lowered = text.lower()
+    if not text.isascii() and (len(lowered) != len(text) or "ı" in lowered or "ſ" in lowered):
+        yield from range(text.count("\n") + 1)  # letters that patterns take for others: any line may hold a word
+        return
+    for word in (*_POLICY_WORDS, _LATE_NOISE):
+        number, counted, place = 0, 0, lowered.find(word)
+        while place >= 0:
+            number += lowered.count("\n", counted, place)
+            yield number
+            counted = place
+            line_end = lowered.find("\n", place)
+            place = lowered.find(word, line_end) if line_end >= 0 else -1
 
 
 def _is_noise(line: str) -> bool:
@@ -169,7 +255,7 @@ class WebRepetition(_WebOperator):
         yield "duplicate_paragraph_characters", characters, self.max_duplicate_paragraph_characters
         if prose.is_unspaced:  # its words cannot be told apart by spaces
             return
-        grams = _Grams(prose.words, n_characters)
+        grams = _Grams(prose, n_characters)
         for n, bound in enumerate(self.max_top_n_gram, 2):
             yield f"top_{n}_gram", grams.top(n), bound
         for n, bound in enumerate(self.max_duplicate_n_grams, 5):
@@ -188,11 +274,10 @@ def _duplicates(parts: list[str], n_characters: int) -> tuple[float, float]:
 class _Grams:
     """Shares of a text's characters in frequent and in repeated word n-grams, by 64-bit hashes of the n-grams."""
 
-    def __init__(self, words: list[str], n_characters: int) -> None:
-        numbers: dict[str, int] = {}
-        ids = [numbers.setdefault(word, len(numbers) + 1) for word in words]
-        self._ids = np.array(ids, np.uint64) * _MULTIPLIER
-        self._ends = np.concatenate([[0], np.cumsum([len(word) for word in words], dtype=np.int64)])
+    def __init__(self, prose: Prose, n_characters: int) -> None:
+        words = prose.words
+        self._ids = prose.numbers[0] * _MULTIPLIER
+        self._ends = np.concatenate([[0], np.cumsum(words.ends - words.starts)])
         self._n_characters = n_characters
         self._n, self._hashes = 1, self._ids
 
@@ -206,32 +291,25 @@ class _Grams:
 
     def top(self, n: int) -> float:
         """Return the share of characters in the most frequent n-gram, 0 where none comes twice."""
+        from codeflow.transform.prose_scan import most_frequent
+
         hashes = self._of(n)
         if not len(hashes):
             return 0.0
-        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        best = int(np.argmax(counts))
-        if counts[best] < 2:
+        count, start = most_frequent(hashes)
+        if count < 2:
             return 0.0
-        start = int(first[best])
         n_characters = int(self._ends[start + n] - self._ends[start]) + n - 1
-        return n_characters * int(counts[best]) / self._n_characters
+        return n_characters * count / self._n_characters
 
     def duplicated(self, n: int) -> float:
         """Return the share of characters of words in n-grams that were there before, each word once."""
+        from codeflow.transform.prose_scan import n_repeated_characters
+
         hashes = self._of(n)
         if not len(hashes):
             return 0.0
-        _, first = np.unique(hashes, return_index=True)
-        repeated = np.ones(len(hashes) + n, np.int64)
-        repeated[first] = 0
-        repeated[len(hashes) :] = 0
-        if not repeated.any():
-            return 0.0
-        sums = np.cumsum(repeated)
-        sums[n:] -= sums[:-n].copy()
-        covered = sums[: len(hashes) + n - 1] > 0
-        return float(np.diff(self._ends)[covered].sum()) / self._n_characters
+        return n_repeated_characters(hashes, n, self._ends) / self._n_characters
 
 
 class WebQuality(_WebOperator):
@@ -256,7 +334,10 @@ class WebQuality(_WebOperator):
     def measured(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
         """Yield what prose is bounded in; lower bounds are yielded as what is missing."""
         words = prose.words
-        n_words = len(document.text.split()) if not prose.is_unspaced else len(document.text) // 2
+        if prose.is_unspaced:
+            n_words = len(document.text) // 2
+        else:  # of the code, too
+            n_words = len(words if prose.text == document.text else Prose(document.text).words)
         yield "few_words", self.min_words - n_words, 0
         yield "many_words", n_words, self.max_words
         if len(words) < self.min_prose_words and not prose.is_unspaced:
@@ -272,20 +353,19 @@ class WebQuality(_WebOperator):
         short = sum(len(line) <= self.short_line_characters for line in lines) / n_lines
         if not prose.is_unspaced:
             yield "short_lines", short, self.max_short_lines
-            yield from self._of_words(words, document)
-        visible = "".join(words)
-        signs = sum(not sign.isalnum() for sign in visible if sign > "\x20")
-        yield "signs", signs / max(1, len(visible)), self.max_sign_share
+            yield from self._of_words(prose, document)
+        yield "signs", words.n_signs / max(1, words.n_characters), self.max_sign_share
 
-    def _of_words(self, words: list[str], document: Document) -> Iterator[tuple[str, float, float]]:
-        mean = sum(map(len, words)) / max(1, len(words))
+    def _of_words(self, prose: Prose, document: Document) -> Iterator[tuple[str, float, float]]:
+        words, n_words = prose.words, max(1, len(prose.words))
+        mean = words.n_characters / n_words
         yield "short_words", self.min_mean_word_characters - mean, 0
         yield "long_words", mean, self.max_mean_word_characters
-        alphabetic = sum(any(map(str.isalpha, word)) for word in words) / max(1, len(words))
-        yield "few_alphabetic_words", 1 - alphabetic, 1 - self.min_alphabetic_words
+        yield "few_alphabetic_words", 1 - words.n_with_letter / n_words, 1 - self.min_alphabetic_words
         told = [tag for tag in document.tags if tag.startswith("natural_language_")]
         if not told or told == ["natural_language_en"]:
-            n_stop_words = len(_STOP_WORDS.intersection(map(str.lower, words)))
+            short = prose.distinct_words(max(map(len, _STOP_WORDS)))
+            n_stop_words = len(_STOP_WORDS.intersection(map(str.lower, short)))
             yield "few_stop_words", self.min_stop_words - n_stop_words, 0
 
 
