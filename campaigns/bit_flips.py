@@ -253,7 +253,7 @@ def flips(rig: Rig, name: str, n: int, rng: random.Random, seconds: float = math
 def _prepare(rig: Rig, name: str, drawn: Flip) -> list[str]:
     """Let the flip happen now or in the next step; what is returned will hold the name of its tensor."""
     flipped = ["message"]
-    if name == "payloads":
+    if name.startswith("payloads"):
         assert isinstance(rig.payloads, _FlippingPayloads)
         rig.payloads.waiting = drawn
     elif name.startswith("state"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PATIENCE_SECONDS = 300
+_PATIENCE_SECONDS = 600
 
 
 def run_ranks(n_ranks: int, folder: Path, function: Callable[..., None], *arguments: Any) -> None:
@@ -27,11 +27,14 @@ def run_ranks(n_ranks: int, folder: Path, function: Callable[..., None], *argume
     ]
     for process in ranks:
         process.start()
-    for process in ranks:
+    late: list[int] = []
+    for rank, process in enumerate(ranks):
         process.join(_PATIENCE_SECONDS)
         if process.is_alive():
+            late.append(rank)
             process.kill()
     failures = sorted(folder.glob("failure_of_rank_*"), key=lambda path: path.stat().st_mtime_ns)
+    assert not late, f"rank {late[0]} of {n_ranks} was not done after {_PATIENCE_SECONDS} seconds"
     assert not failures, failures[0].read_text()
     assert [process.exitcode for process in ranks] == [0] * n_ranks
 

@@ -261,7 +261,7 @@ def plan(
         codeflow plan tiny train.general.batch_rows=16
 
     Settings: micro_rows (1), step_tokens, tokens (1e12), precision (bf16), matrices (adamw), mfu,
-    checkpointing (full; none, selective).
+    checkpointing (full; none, selective), context_exchange (ring; all_to_all).
     """
     from codeflow.core.config import apply_overrides
     from codeflow.recipes.planning import PlanRequest, print_plans

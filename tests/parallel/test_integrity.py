@@ -18,9 +18,14 @@ N_FLIPS = 2
 EVERY_STEP = IntegrityConfig(every_steps=1, recompute_every_steps=1, recompute_on="both")
 
 
+CASES = {name: axes for name, (axes, _) in PLACES.items()} | {
+    "payloads, exchanged for heads": {"shard": 2, "context": 2, "context_exchange": "all_to_all"},
+}
+
+
 def _sample(folder: Path) -> None:
     found: dict[str, object] = {}
-    for name, (axes, _) in PLACES.items():
+    for name, axes in CASES.items():
         mesh, rng = MeshConfig.model_validate(axes), random.Random(3)
         with world(mesh) as here:
             rig = Rig.make(here, mesh, folder, EVERY_STEP)
@@ -36,7 +41,7 @@ def _sample(folder: Path) -> None:
 def test_flips_are_caught_and_their_rank_is_named(tmp_path: Path) -> None:
     run_ranks(N_RANKS, tmp_path, _sample, tmp_path)
     found = json.loads((tmp_path / "found.json").read_text())
-    for name in PLACES:
+    for name in CASES:
         assert found[name] == {"flips": N_FLIPS, "caught": N_FLIPS, "named": N_FLIPS}, name
         assert found[f"{name}, clean"] == 0
     for kind in ("once", "always"):

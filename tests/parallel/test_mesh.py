@@ -34,6 +34,11 @@ def test_sizes_that_do_not_multiply_up_are_refused(config: MeshConfig, n_ranks: 
         config.sizes(n_ranks)
 
 
+def test_keys_are_kept_by_the_ring_alone() -> None:
+    with pytest.raises(ValueError, match=r"context_keys=gather belongs to context_exchange=ring; .* leave .* out"):
+        MeshConfig(context=2, context_exchange="all_to_all", context_keys="gather")
+
+
 def test_a_world_of_one_is_left_as_it_was_found() -> None:
     for _ in range(2):
         with world(MeshConfig()) as here:

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from codeflow.core.errors import UserError
 from codeflow.model.config import Checkpointing, ModelConfig
@@ -17,7 +15,7 @@ from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.mesh import world
 from codeflow.parallel.place import Placed, place
 from codeflow.parallel.plan import Layout, PlanConfig, memory, traffic
-from codeflow.parallel.traced import Sent, local_bytes
+from codeflow.parallel.traced import Sent, local_bytes, one_of
 from codeflow.train.losses import NextToken, Objective
 from tests.parallel.measure import ones, sent_by_axis
 
@@ -39,9 +37,8 @@ SHAPE = ModelConfig(
 @pytest.fixture(autouse=True)
 def fake_world() -> Iterator[None]:
     """Eight ranks of which this process is the first; what they would send is nowhere."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=N_RANKS)
-    yield
-    dist.destroy_process_group()
+    with one_of(N_RANKS, 0):
+        yield
 
 
 def placed(config: MeshConfig, **changes: Any) -> Placed:
@@ -86,6 +83,37 @@ def test_bytes_sent_are_those_of_the_plan(axes: dict[str, int], checkpointing: C
     assert found["tp"] == pytest.approx(planned.tp, rel=0.02)
 
 
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+@pytest.mark.parametrize(
+    ("axes", "changes"),
+    [
+        ({"context": 8}, {}),
+        ({"context": 8}, {"loop_num": 1}),
+        ({"context": 4, "tensor": 2}, {"loop_num": 3, "loop_window_size": 20}),
+        ({"context": 2}, {"num_key_value_heads": 2, "research": {"gate_per_element": True}}),
+    ],
+    ids=str,
+)
+def test_bytes_exchanged_for_heads_are_exactly_those_of_the_plan(
+    axes: dict[str, int], changes: dict[str, Any], checkpointing: Checkpointing
+) -> None:
+    config = MeshConfig.model_validate({**axes, "context_exchange": "all_to_all"})
+    _, shard, context, tensor = config.sizes(N_RANKS)
+    plan = PlanConfig(
+        model=ModelConfig.model_validate({**SHAPE.model_dump(), **changes}),
+        gpus=N_RANKS,
+        layout=Layout(fsdp=shard, cp=context, tp=tensor),
+        context_tokens=64,
+        precision="fp32",
+        checkpointing=checkpointing,
+        context_exchange="all_to_all",
+    )
+    found, planned = sent_by_axis(plan, config), traffic(plan)
+    assert found["cp"] == planned.cp > 0
+    assert found["fsdp"] == pytest.approx(planned.fsdp, rel=0.01)
+    assert found["tp"] == pytest.approx(planned.tp, rel=0.02)
+
+
 @pytest.mark.parametrize(("regather", "gathers"), [(True, [9, 9, 9]), (False, [3, 0, 3])])
 def test_weights_are_gathered_once_per_step(regather: bool, gathers: list[int]) -> None:
     """Two layers that run twice, forward and backward, and the root: in a first pass, a second, and after an update."""
@@ -111,6 +139,16 @@ def test_weights_are_gathered_once_per_step(regather: bool, gathers: list[int]) 
         ({"tensor": 4}, {"vocab_size": 510}, "mesh.tensor=4 does not divide vocab_size=510"),
         ({"tensor": 2}, {"research": {"shift": True}}, "research.shift moves .* mesh.tensor"),
         ({"context": 2}, {"research": {"shift": True}}, "research.shift moves .* mesh.context"),
+        (
+            {"context": 8, "context_exchange": "all_to_all"},
+            {"num_key_value_heads": 4},
+            "mesh.context=8 does not divide num_key_value_heads=4, which .*; use a divisor of it, or .*=ring",
+        ),
+        (
+            {"context": 4, "tensor": 2, "context_exchange": "all_to_all"},
+            {"num_key_value_heads": 4},
+            "mesh.context=4 does not divide num_key_value_heads=4 / mesh.tensor=2, which",
+        ),
         ({"context": 3}, {}, "needs 6 processes, 8 are running"),
     ],
 )

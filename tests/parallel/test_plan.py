@@ -165,6 +165,20 @@ def test_more_ranks_hold_less_and_a_given_mfu_sets_the_time() -> None:
     assert traffic(_plan(gpus=2, layout={"tp": 2})).tp > 0
 
 
+def test_an_exchange_for_heads_by_hand() -> None:
+    """4 query and 2 key/value heads of 32, 3 layers, 2 loops, 512 tokens on 2 ranks, bf16, everything recomputed."""
+    plan = _plan(LOOPED, gpus=2, layout={"cp": 2}, context_tokens=512, context_exchange="all_to_all")
+    ring = plan.model_copy(update={"context_exchange": "ring"})
+    half = 512 // 2 // 2  # of a rank's tokens the other one's heads
+    assert traffic(plan).cp == 3 * half * 2 * (6 * (4 + 2 + 2 + 4) * 32 + 3 * 4)
+    assert traffic(ring).cp == 6 * 4 * 32 * 256 * (3 * 2 + 2 * 4) + 3 * 4 * 32 * 2 * 31 * 3 * 2
+    assert activation_bytes(plan) - activation_bytes(ring) == 2 * 256 * 4 * 32  # one block's output, there and here
+    slow, fast = make_plan(plan), make_plan(ring)
+    assert slow.step_seconds == pytest.approx(fast.step_seconds + slow.traffic.cp / HARDWARE["cpu"].link, rel=1e-3)
+    alone = _plan(LOOPED, context_exchange="all_to_all")
+    assert make_plan(alone) == make_plan(_plan(LOOPED))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -172,6 +186,14 @@ def test_more_ranks_hold_less_and_a_given_mfu_sets_the_time() -> None:
         ({"gpus": 3, "layout": {"tp": 3}}, "tp=3 does not divide num_attention_heads=4"),
         ({"gpus": 4, "layout": {"tp": 4}}, "tp=4 does not divide num_key_value_heads=2"),
         ({"gpus": 3, "layout": {"cp": 3}}, "cp=3 does not divide context_tokens=64"),
+        (
+            {"gpus": 4, "layout": {"cp": 4}, "context_exchange": "all_to_all"},
+            "cp=4 does not divide num_key_value_heads=2, which context_exchange=all_to_all needs; use a divisor of it",
+        ),
+        (
+            {"gpus": 4, "layout": {"cp": 2, "tp": 2}, "context_exchange": "all_to_all"},
+            "cp=2 does not divide num_key_value_heads=2 / tp=2",
+        ),
         ({"context_tokens": 513}, "context_tokens=513 exceeds max_position_embeddings=512"),
         ({"hardware": "h10"}, "hardware='h10': no such hardware; did you mean 'h100'?"),
         ({"step_tokens": 65}, "step_tokens=65 is no multiple of the 64 tokens"),

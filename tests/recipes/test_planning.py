@@ -43,6 +43,14 @@ def test_tables_say_what_a_rank_holds(capsys: pytest.CaptureFixture[str]) -> Non
     assert "train_anneal" in capsys.readouterr().out
 
 
+def test_an_all_to_all_is_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    request = PlanRequest(parallel="fsdp=2,cp=8", context_tokens=131072, context_exchange="all_to_all")
+    print_plans("loop_40b", request, [], as_json=False)
+    assert "fsdp=2, cp=8, all-to-all along cp;" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cp=16 does not divide num_key_value_heads=8, which context_exchange=all_to_a"):
+        plans("loop_40b", request.model_copy(update={"parallel": "cp=16"}))
+
+
 def test_names_that_are_nothing() -> None:
     with pytest.raises(UserError, match=r"'40c' is no published shape, recipe or model directory; did you mean '40b'"):
         plans("40c", PlanRequest())

@@ -49,19 +49,19 @@ class Case:
 
 def make_model(case: Case) -> LoopCoder:
     """A model whose gates are not all a half."""
-    config = ModelConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=LENGTH,
-        loop_num=case.loops,
-        loop_window_size=case.window,
-        **case.model,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": LENGTH,
+        "loop_num": case.loops,
+        "loop_window_size": case.window,
+    }
+    config = ModelConfig.model_validate(shape | case.model)
     model = LoopCoder(config, seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -20,10 +20,14 @@ from tests.ranks import run_ranks
 from tests.train.equality import Case, differences, make_model, own_batches, train_all
 
 CONTEXT, TENSOR = {"context": 2}, {"tensor": 2}
+HEADS = {"context": 2, "context_exchange": "all_to_all"}
+FOUR_GROUPS = {"num_key_value_heads": 4}
 QUICK = [
     Case("context", CONTEXT),
     Case("context_fp64", CONTEXT, loops=3, dtype=torch.float64),
     Case("tensor", TENSOR, loss={"z_loss": 1e-3}),
+    Case("heads", HEADS),
+    Case("heads_fp64", HEADS, loops=3, dtype=torch.float64),
 ]
 CASES = {
     2: [
@@ -45,6 +49,14 @@ CASES = {
         Case("tensor_recomputed", TENSOR, loss={"checkpointing": "full"}),
         Case("tensor_selective", TENSOR, loss={"checkpointing": "selective"}),
         Case("tensor_gates", TENSOR, model={"research": {"gate_input": "hidden", "gate_per_element": True}}),
+        Case("heads_dense", HEADS, loops=1),
+        Case("heads_whole_rows", HEADS, packed=False),
+        Case("heads_three_loops", HEADS, loops=3, window=3),
+        Case("heads_recomputed", HEADS, loss={"checkpointing": "full"}, micro_rows=1),
+        Case("heads_selective", HEADS, loops=3, loss={"checkpointing": "selective"}),
+        Case("heads_strict", HEADS, window=1, model={"research": {"strict_local_mask": True}}),
+        Case("heads_gates", HEADS, model={"research": {"gate_input": "hidden", "gate_per_element": True}}),
+        Case("heads_tied", {**HEADS, "regather": False}, model={"tie_word_embeddings": True}),
     ],
     4: [
         Case("shard", {}),
@@ -58,6 +70,13 @@ CASES = {
         Case("context_tensor", {"context": 2, "tensor": 2}, loops=3),
         Case("context_tensor_fp64", {"context": 2, "tensor": 2, "regather": False}, dtype=torch.float64),
         Case("data_context", {"data": 2, "context": 2}, loss={"checkpointing": "full", "z_loss": 1e-3}),
+        Case("heads", {**HEADS, "context": 4}, window=40, model=FOUR_GROUPS),
+        Case("heads_dense", {**HEADS, "context": 4}, loops=1, model=FOUR_GROUPS),
+        Case("heads_fp64", {**HEADS, "context": 4}, loops=3, dtype=torch.float64, model=FOUR_GROUPS),
+        Case("shard_heads", HEADS, loops=3),
+        Case("heads_tensor", {**HEADS, "tensor": 2}, loops=3, model=FOUR_GROUPS),
+        Case("heads_tensor_fp64", {**HEADS, "tensor": 2}, dtype=torch.float64, model=FOUR_GROUPS),
+        Case("data_heads", {**HEADS, "data": 2}, loss={"checkpointing": "full", "z_loss": 1e-3}),
     ],
 }
 

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shard_accumulated": {"precision": "fp32", "micro_rows": 1},
     "replicated_fp32": {"precision": "fp32", "mesh": {"data": 2, "shard": 1}},
     "context_fp32": {"precision": "fp32", "mesh": {"context": 2}, "loop_norms_every_steps": 2},
+    "heads_fp32": {"precision": "fp32", "mesh": {"context": 2, "context_exchange": "all_to_all"}},
     "tensor_fp32": {"precision": "fp32", "mesh": {"tensor": 2}, "loop_norms_every_steps": 2},
 }
 

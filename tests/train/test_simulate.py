@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codeflow.core.config import validate
 from codeflow.model.config import ModelConfig
-from codeflow.parallel.plan import Layout, PlanConfig, traffic
+from codeflow.parallel.plan import Layout, PlanConfig, activation_bytes, traffic
 from codeflow.train.simulate import simulate, traced_step
 from tests.ranks import run_ranks
 
@@ -54,6 +54,7 @@ CASES: tuple[tuple[dict[str, int], dict[str, Any]], ...] = (
     ({"fsdp": 2, "cp": 2}, {}),
     ({"fsdp": 2, "tp": 2}, {"precision": "fp32", "checkpointing": "none"}),
     ({"data": 2, "fsdp": 2}, {"matrices": "muon"}),
+    ({"fsdp": 2, "cp": 2}, {"context_exchange": "all_to_all", "checkpointing": "none"}),
 )
 
 
@@ -67,7 +68,7 @@ def _measure(folder: Path, trees: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_measured_runs(tmp_path: Path) -> None:
-    """Three layouts of four processes."""
+    """Four layouts of four processes."""
     plans = [_plan(layout, **fields) for layout, fields in CASES]
     run_ranks(4, tmp_path, _measure, tmp_path, [plan.model_dump(mode="json") for plan in plans])
     for number, plan in enumerate(plans):
@@ -108,6 +109,22 @@ def test_sixty_four_ranks_send_what_is_planned(layout: dict[str, int]) -> None:
     assert found.sent["tp"] == pytest.approx(planned.tp, rel=0.02)
     assert found.n_calls["_reduce_scatter_base_"] >= 3  # two blocks and the root
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("checkpointing", "loop_num"), [("none", 1), ("full", 2)])
+def test_an_exchange_for_heads_sends_and_keeps_what_is_planned(checkpointing: str, loop_num: int) -> None:
+    """Bytes exactly; of memory the difference from the ring, in which much else cancels out."""
+    model = SHAPE.model_copy(update={"loop_num": loop_num})
+    fields: dict[str, Any] = {"model": model, "precision": "fp32", "checkpointing": checkpointing}
+    ring, heads = (
+        _plan({"cp": 2, "tp": 2}, context_exchange=exchange, **fields) for exchange in ("ring", "all_to_all")
+    )
+    found = simulate(heads, rank=3)
+    assert found.sent["cp"] == traffic(heads).cp > 0
+    assert found.n_calls["alltoall_base_"] > 0
+    assert "send" not in found.n_calls
+    grown = found.pass_peak - simulate(ring, rank=3).pass_peak
+    assert grown == pytest.approx(activation_bytes(heads) - activation_bytes(ring), rel=0.1)
 
 
 def test_nothing_is_left_behind() -> None:

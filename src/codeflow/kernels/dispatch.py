@@ -6,7 +6,7 @@
     flash       FlashAttention 4, 3 or 2, window and gate fused behind it, GPU, 16 bits; keeps the same
 
 The last two need the extra `triton`; bytes are measured by `memory.saved_bytes`. A back end may also be given as an
-object: that of rows which several ranks share is `parallel.context.ContextAttention`.
+object: those of rows which several ranks share are in `parallel.context`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class BadPayload:
 
 @dataclass
 class PayloadWatch:
-    """What this process's rings and halo exchanges found; off until `active` is set."""
+    """What this process's rings, halo exchanges and all-to-alls found; off until `active` is set."""
 
     active: bool = False
     n_checked: int = 0

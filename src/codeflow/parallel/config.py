@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
@@ -24,8 +24,18 @@ class MeshConfig(Config):
     shard: int | None = Field(default=None, ge=1)  # groups that share one copy; None: all that others leave over
     context: int = Field(default=1, ge=1)  # processes that share each row, and the parameters too
     tensor: int = Field(default=1, ge=1)  # processes that share each matrix
-    context_keys: Literal["ring", "gather"] = "ring"  # the first loop's: sent around in each loop, or once and kept
+    context_exchange: Literal["ring", "all_to_all"] = "ring"  # keys go around; or positions are exchanged for heads
+    context_keys: Literal["ring", "gather"] = "ring"  # of the ring: sent around in each loop, or once and kept
     regather: bool = True  # weights are gathered for each use; False: once per step, and kept whole until the update
+
+    @model_validator(mode="after")
+    def _one_way(self) -> MeshConfig:
+        if self.context_exchange == "all_to_all" and self.context_keys == "gather":
+            raise ValueError(
+                "context_keys=gather belongs to context_exchange=ring; all_to_all exchanges the first loop's keys and "
+                "values once and keeps them in any case, so leave context_keys out"
+            )
+        return self
 
     @property
     def n_processes(self) -> int:

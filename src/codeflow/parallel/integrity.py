@@ -5,7 +5,7 @@ Around a due step (docs/integrity.md has the table of what finds what):
     update of the step before ──> `hold`: fingerprints of masters, optimizer state and working copy as written
     start of the step         ──> the copy that the forward pass reads is compared with what was written
     first use of every unit   ──> fingerprints of the weights, to be compared over replicas
-    passes                    ──> ring and halo payloads carry their sender's fingerprint; maybe a pass is made again
+    passes                    ──> payloads between ranks carry their sender's fingerprint; maybe a pass is made again
     before the update         ──> gradients over replicas, masters and optimizer state as written; one gather of all
                                   evidence, on which every process decides alike
 

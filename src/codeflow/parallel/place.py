@@ -1,7 +1,7 @@
 """Placing a model on the mesh, in one order; afterwards the training step is the same for any number of processes.
 
 1. tensor: where processes share matrices, each keeps its part and computes with it (`parallel.tensor`).
-2. context: where processes share rows, attention becomes a ring over them (`parallel.context`).
+2. context: where processes share rows, attention becomes a ring or an all-to-all over them (`parallel.context`).
 3. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
    "context" (and "data", which holds copies). Its fp32 shards are the masters; FSDP2 casts them to the working
    precision when it gathers them and reduces gradients in fp32.
@@ -59,7 +59,7 @@ def place(
     if mesh["tensor"].size() > 1:
         split_matrices(model, mesh["tensor"])
     if mesh["context"].size() > 1:
-        share_rows(model, mesh["context"].get_group(), config.context_keys == "gather")
+        share_rows(model, mesh, config)
     if mesh.size() > 1:
         return _Sharded(model, blocks, root, mesh, precision, config.regather)
     whole_precision = precision == model.norm.weight.dtype

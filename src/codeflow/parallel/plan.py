@@ -6,7 +6,8 @@ along the sequence too. Attention is counted as a fused kernel that keeps q, k, 
 framework itself takes, and the allocator's fragmentation.
 
 Time is a roofline: products run at `Hardware.efficiency` of the peak; gathers, reductions and the ring overlap with
-them, what tensor parallelism sends does not. It is an estimate, to choose between layouts; a measured MFU replaces it.
+them, what tensor parallelism and an all-to-all over `cp` send does not. It is an estimate, to choose between layouts; a
+measured MFU replaces it.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class PlanConfig(Config):
     matrices: Literal["muon", "adamw"] = "adamw"
     checkpointing: Checkpointing = "full"
     loss_chunk_rows: PositiveInt = 512
+    context_exchange: Literal["ring", "all_to_all"] = "ring"  # along `cp`; as in parallel/config.py
     hardware: str = "h100"
     mfu: float | None = Field(default=None, gt=0, le=1)  # measured; None: estimated
 
@@ -120,6 +122,13 @@ class PlanConfig(Config):
                 raise ValueError(f"tp={layout.tp} does not divide {field}={getattr(model, field)}; use a divisor of it")
         if self.context_tokens % layout.cp:
             raise ValueError(f"cp={layout.cp} does not divide context_tokens={self.context_tokens}; use a divisor")
+        kv_heads = model.num_key_value_heads // layout.tp
+        if self.context_exchange == "all_to_all" and kv_heads % layout.cp:
+            left = f" / tp={layout.tp}" if layout.tp > 1 else ""
+            raise ValueError(
+                f"cp={layout.cp} does not divide num_key_value_heads={model.num_key_value_heads}{left}, which "
+                "context_exchange=all_to_all needs; use a divisor of it, or context_exchange=ring"
+            )
         if self.context_tokens > model.max_position_embeddings:
             raise ValueError(
                 f"context_tokens={self.context_tokens} exceeds max_position_embeddings="
@@ -141,6 +150,11 @@ class PlanConfig(Config):
     def n_passes(self) -> int:
         """Backward passes of one update."""
         return (self.step_tokens or self.pass_tokens) // self.pass_tokens
+
+    @property
+    def exchanges_heads(self) -> bool:
+        """Whether ranks that share rows exchange their positions for heads."""
+        return self.layout.cp > 1 and self.context_exchange == "all_to_all"
 
     @property
     def rank_tokens(self) -> int:
@@ -223,25 +237,26 @@ def _workspace_bytes(plan: PlanConfig) -> int:
     return (2 * _FP32 + 2 * item) * max(sizes.values())
 
 
-def block_elements(model: ModelConfig, loop: int, selective: bool = False) -> int:
+def block_elements(model: ModelConfig, loop: int, selective: bool = False, exchanged: bool = False) -> int:
     """Return the elements per token that one run of a block keeps for its backward pass.
 
     Residual stream and its norm, twice; q, k, v and the attention's output; gate, up and product of the MLP and the
     activated gate. A later loop also keeps the two attentions' outputs. `selective` leaves norms, product and
-    activated gate out.
+    activated gate out. Where heads are `exchanged`, the output (of a later loop: q) exists for the rank's positions
+    and for its heads.
     """
     heads, groups = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
     kept = 4 * model.hidden_size + 2 * heads + 2 * groups + 4 * model.intermediate_size
     if selective:
         kept -= 2 * model.hidden_size + 2 * model.intermediate_size
-    return kept + (2 * heads if loop else 0)
+    return kept + (2 * heads if loop else 0) + (heads if exchanged else 0)
 
 
 def activation_bytes(plan: PlanConfig) -> int:
     """Return what one rank keeps of a forward pass for the backward pass."""
     model, layers = plan.model, plan.model.num_hidden_layers
     selective = plan.checkpointing == "selective"
-    runs = [block_elements(model, loop, selective) for loop in range(model.loop_num)]
+    runs = [block_elements(model, loop, selective, plan.exchanges_heads) for loop in range(model.loop_num)]
     if plan.checkpointing == "full":  # each run's input, the first loop's keys and values, and one block computed again
         groups = model.num_key_value_heads * model.head_dim
         elements = layers * (model.loop_num * model.hidden_size + (2 * groups if model.looped else 0)) + max(runs)
@@ -276,11 +291,9 @@ def traffic(plan: PlanConfig) -> Traffic:
     """Return the bytes that one rank sends in one update, with rings for gathers and reductions.
 
     Every run of a block gathers it in the forward and in the backward pass; its gradient, summed over the loops, is
-    reduced once, in fp32. The root is gathered once and reduced once. Keys and values go around the `cp` ring in each
-    loop, forward, backward and when recomputed, and their fp32 gradients once, a whole turn; of the window's keys and
-    values the last window - 1 of both chunks travel (a rank at a row's end sends less). A block's two pairs of gather
-    and scatter over `tp` run forward, backward and, but for the last scatter, when recomputed; embedding, final norm
-    and loss send as much as five more.
+    reduced once, in fp32. The root is gathered once and reduced once. For `cp` see `_context_traffic`. A block's two
+    pairs of gather and scatter over `tp` run forward, backward and, but for the last scatter, when recomputed;
+    embedding, final norm and loss send as much as five more.
     """
     model, layout, item = plan.model, plan.layout, _ITEM_BYTES[plan.precision]
     root, block = _unit_parameters(plan)
@@ -288,19 +301,35 @@ def traffic(plan: PlanConfig) -> Traffic:
     part = (layout.n_shards - 1) / layout.n_shards
     gradient = _FP32 * (root + model.num_hidden_layers * block)
     gathered = (2 * runs * block + root) * item + gradient
-    turns = 3 if plan.checkpointing == "full" else 2
-    position = 2 * model.num_key_value_heads * model.head_dim // layout.tp  # elements of its keys and values
-    ring = position * plan.rank_tokens * (turns * (layout.cp - 1) * item + layout.cp * _FP32)
-    halo = position * plan.micro_rows * 2 * (model.loop_window_size - 1) * turns * item
-    later_runs = model.num_hidden_layers * (model.loop_num - 1)
     stream = plan.rank_tokens * model.hidden_size * item
     crossings = runs * (11 if plan.checkpointing == "full" else 8) + 5
     return Traffic(
         fsdp=round(plan.n_passes * part * gathered),
         data=round(2 * (layout.data - 1) / layout.data * gradient / layout.n_shards),
-        cp=plan.n_passes * (runs * ring + later_runs * halo) if layout.cp > 1 else 0,
+        cp=plan.n_passes * _context_traffic(plan) if layout.cp > 1 else 0,
         tp=round(plan.n_passes * crossings * (layout.tp - 1) / layout.tp * stream),
     )
+
+
+def _context_traffic(plan: PlanConfig) -> int:
+    """Return the bytes that one rank sends along `cp` in one pass.
+
+    Ring: keys and values go around in each loop, forward, backward and when recomputed, and their fp32 gradients once,
+    a whole turn; of the window's keys and values the last window - 1 of both chunks travel (a rank at a row's end sends
+    less). All-to-all: of q, k, v and the output, and of a later loop's gate logits, the other ranks' parts, each time.
+    """
+    model, n, item = plan.model, plan.layout.cp, _ITEM_BYTES[plan.precision]
+    runs, turns = model.num_hidden_layers * model.loop_num, 3 if plan.checkpointing == "full" else 2
+    later_runs = runs - model.num_hidden_layers
+    heads, kv = model.num_attention_heads // plan.layout.tp, 2 * model.num_key_value_heads // plan.layout.tp
+    if plan.exchanges_heads:
+        gates = heads * (model.head_dim if model.research.gate_per_element else 1)
+        elements = runs * (2 * heads + kv) * model.head_dim + later_runs * gates
+        return turns * elements * plan.rank_tokens // n * (n - 1) * item
+    position = kv * model.head_dim  # elements of its keys and values
+    ring = position * plan.rank_tokens * (turns * (n - 1) * item + n * _FP32)
+    halo = position * plan.micro_rows * 2 * (model.loop_window_size - 1) * turns * item
+    return runs * ring + later_runs * halo
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +383,12 @@ def step_seconds(plan: PlanConfig, sent: Traffic) -> float:
     computed = n_rows * training_flops(plan.model, plan.context_tokens, recomputed=plan.checkpointing == "full")
     products = computed / (hardware.peak[plan.precision] * plan.gpus * hardware.efficiency)
     inner = layout.tp * layout.cp
-    gathers = sent.fsdp / _bandwidth(hardware, inner * layout.fsdp) + sent.cp / _bandwidth(hardware, inner)
-    return max(products, gathers) + sent.tp / _bandwidth(hardware, layout.tp) + sent.data / hardware.network
+    gathers = sent.fsdp / _bandwidth(hardware, inner * layout.fsdp)
+    shared = sent.cp / _bandwidth(hardware, inner)
+    waits = sent.tp / _bandwidth(hardware, layout.tp) + sent.data / hardware.network
+    if plan.exchanges_heads:  # attention waits for it
+        return max(products, gathers) + shared + waits
+    return max(products, gathers + shared) + waits
 
 
 def _bandwidth(hardware: Hardware, span: int) -> float:

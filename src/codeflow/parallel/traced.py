@@ -26,12 +26,13 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SEND = "send"  # what goes from rank to rank, as the group of `Sent.n_bytes`
+SEND = "send"  # what goes from rank to rank, all-to-all too, as the group of `Sent.n_bytes`
+_ALL_TO_ALL = "alltoall_base_"
 _FACTORS = {
     "_allgather_base_": 1.0,
     "_reduce_scatter_base_": 1.0,
     "allreduce_": 2.0,
-    "alltoall_base_": 1.0,
+    _ALL_TO_ALL: 1.0,
     "send": 1.0,
 }
 _WHOLE = {"_allgather_base_": 0, "_reduce_scatter_base_": 1}  # which argument has all ranks' parts
@@ -59,13 +60,17 @@ class Sent(TorchDispatchMode):
 
     def _count(self, name: str, args: tuple[Any, ...]) -> None:
         self.n_calls[name] += 1
-        tensors = [args[_WHOLE[name]]] if name in _WHOLE else args[0] if name != "alltoall_base_" else [args[1]]
+        tensors = [args[_WHOLE[name]]] if name in _WHOLE else args[0] if name != _ALL_TO_ALL else [args[1]]
         n_bytes = sum(tensor.nbytes for tensor in tensors) * _FACTORS[name]
         if name == SEND:
             self.n_bytes[SEND] += n_bytes
             return
         group = next(dist.ProcessGroup.unbox(x) for x in args if isinstance(x, torch.ScriptObject))
-        self._add(dist.get_process_group_ranks(group), n_bytes)
+        ranks = dist.get_process_group_ranks(group)
+        if name == _ALL_TO_ALL:  # only context parallelism does it, over ranks that may be those of another axis, too
+            self.n_bytes[SEND] += n_bytes * (len(ranks) - 1) / len(ranks)
+        else:
+            self._add(ranks, n_bytes)
 
     def _count_functional(self, name: str, args: tuple[Any, ...]) -> None:
         self.n_calls[name] += 1

@@ -38,6 +38,7 @@ class PlanRequest(Config):
     matrices: str | None = None
     mfu: float | None = None
     checkpointing: str | None = None
+    context_exchange: str | None = None
     simulate: bool = False
 
 
@@ -219,6 +220,7 @@ def _print(console: Any, label: str, config: PlanConfig, plan: Plan) -> None:
     model, layout = config.model, config.layout
     loops = f", {model.loop_num} loops with window {model.loop_window_size}" if model.looped else ""
     axes = ", ".join(f"{axis}={size}" for axis, size in layout if size > 1) or "one rank"
+    axes += ", all-to-all along cp" if config.exchanges_heads else ""
     console.print(f"{label}: {_n_parameters(config):,} parameters, {model.num_hidden_layers} layers{loops}")
     console.print(
         f"{config.gpus} x {config.hardware}, {axes}; rows of {config.context_tokens:,} tokens, "

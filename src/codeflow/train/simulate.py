@@ -1,8 +1,8 @@
 """One training step of one rank of any number, on tensors without data: what it holds and what it sends.
 
 The model is built, placed and stepped by the code that trains; only the numbers are missing (`parallel.traced`), and
-by default the products inside attention tiles, which hold nothing that outlives a tile. Attention is always the ring,
-over a group of one rank too: it keeps what a fused kernel keeps.
+by default the products inside attention tiles, which hold nothing that outlives a tile. Attention is that of tiles: the
+ring, over a group of one rank too, or an all-to-all around spans of whole rows. Both keep what a fused kernel keeps.
 
 Not seen: what the framework takes for itself, memory inside an operation, the allocator's fragmentation, time.
 """
@@ -17,14 +17,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from codeflow.kernels.spans import without_products
+from codeflow.kernels.documents import Documents
+from codeflow.kernels.reference import mix
+from codeflow.kernels.spans import Sight, span_attention, without_products
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
-from codeflow.parallel.context import ContextAttention
+from codeflow.parallel.context import HeadAttention, KeyValue, RingAttention
 from codeflow.parallel.mesh import World, world
 from codeflow.parallel.place import place
-from codeflow.parallel.plan import Layout, PlanConfig
+from codeflow.parallel.plan import PlanConfig
 from codeflow.parallel.traced import Dataless, LiveBytes, Sent, local_bytes, one_of
 from codeflow.train.config import OptimizerConfig
 from codeflow.train.loop import Trainee, train_step
@@ -53,9 +56,16 @@ class StepTrace:
         return max(self.pass_peak, self.update_peak)
 
 
-def mesh_of(layout: Layout) -> MeshConfig:
-    """Return the mesh of a planned layout."""
-    return MeshConfig(data=layout.data, shard=layout.fsdp, context=layout.cp, tensor=layout.tp)
+def mesh_of(plan: PlanConfig) -> MeshConfig:
+    """Return the mesh of a plan."""
+    sizes = plan.layout
+    return MeshConfig(
+        data=sizes.data,
+        shard=sizes.fsdp,
+        context=sizes.cp,
+        tensor=sizes.tp,
+        context_exchange=plan.context_exchange,
+    )
 
 
 def simulate(plan: PlanConfig, rank: int = 0, products: bool = False) -> StepTrace:
@@ -74,7 +84,7 @@ def simulate(plan: PlanConfig, rank: int = 0, products: bool = False) -> StepTra
 def traced_step(plan: PlanConfig, dataless: Dataless | None = None) -> StepTrace:
     """Trace one step of this rank of the world that exists; with data where `dataless` is None."""
     started = time.perf_counter()
-    with world(mesh_of(plan.layout)) as here, ExitStack() as stack:
+    with world(mesh_of(plan)) as here, ExitStack() as stack:
         batches = [_ones(plan).part(here.own_part) for _ in range(plan.n_passes)]
         if dataless:
             here = _Alone(here.rank, here.n_ranks, here.mesh)
@@ -120,6 +130,29 @@ def _quiet() -> Iterator[None]:
             logging.disable(before)
 
 
+class _Tiles:
+    """The attention of a single process as a span that is met at once; see `kernels.dispatch`."""
+
+    def shared_kv(self, k: Tensor, v: Tensor) -> KeyValue:
+        return k, v
+
+    def causal_attention(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+        return span_attention(q, k, v, Sight.of(0, q.shape[1], documents, None, False, q), 0)
+
+    def gated_attention(
+        self,
+        q: Tensor,
+        global_kv: KeyValue,
+        local_kv: KeyValue,
+        gate_logits: Tensor,
+        documents: Documents | None,
+        window: int,
+        strict: bool = False,
+    ) -> Tensor:
+        near = span_attention(q, *local_kv, Sight.of(0, q.shape[1], documents, window, strict, q), 0)
+        return mix(self.causal_attention(q, *global_kv, documents), near, gate_logits)
+
+
 class _Watched(Optimizer):
     """Takes a lap of the memory where the passes end and the update begins."""
 
@@ -136,8 +169,9 @@ def _trainee(plan: PlanConfig, here: World, live: LiveBytes) -> Trainee:
     dtype = DTYPES[plan.precision]
     model = LoopCoder(plan.model)
     objective = Objective(model, NextToken(0.0, plan.loss_chunk_rows, plan.checkpointing))
-    placed = place(model, objective, model.layers, here.mesh, dtype, mesh_of(plan.layout))
-    model.attention_backend = ContextAttention(here.mesh["context"].get_group(), keep_kv=False)
+    placed = place(model, objective, model.layers, here.mesh, dtype, mesh_of(plan))
+    group = here.mesh["context"].get_group()
+    model.attention_backend = HeadAttention(group, _Tiles()) if plan.exchanges_heads else RingAttention(group)
     optimizer = _Watched(placed.masters, OptimizerConfig(matrices=plan.matrices), dtype)
     optimizer.live = live
     return Trainee(objective, placed, optimizer, here)
