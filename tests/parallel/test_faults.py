@@ -39,6 +39,14 @@ def test_a_rank_named_alone_outweighs_groups() -> None:
     assert RankFault("x", [1]).ranks == (1,)
 
 
+def test_a_bad_payload_explains_a_pass_with_two_results() -> None:
+    again = [Fault("recomputation", "loss", (rank,), 12, "another result on another rank") for rank in range(4)]
+    payload = Fault("payloads", "message 3", (2,), 12, "not as rank 3 sent it; 1 messages bad")
+    assert suspects([*again, payload]) == (2,)
+    assert suspects([*again, payload, fault(1)]) == (1, 2)
+    assert suspects(again) == (0, 1, 2, 3)
+
+
 def test_the_diagnosis_names_everything(tmp_path: Path) -> None:
     path = write_diagnosis(tmp_path, [fault(1)] * 300, ["left", "right"])
     tree = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from codeflow.core.errors import InfrastructureError
 from codeflow.core.storage import write_text
 from codeflow.kernels.fingerprint import Pair
 
+PAYLOADS, RECOMPUTATION = "payloads", "recomputation"
 _MOST_TOLD = 100  # faults in a diagnosis; more say nothing new
 
 
@@ -51,7 +52,12 @@ def dissenters(found: Mapping[int, Pair]) -> tuple[int, ...]:
 
 
 def suspects(faults: Sequence[Fault]) -> tuple[int, ...]:
-    """Return the ranks that single out of all faults: those named alone, if any are, else all that are named."""
+    """Return the ranks that single out of all faults: those named alone, if any are, else all that are named.
+
+    A payload that changed on its way explains a pass with two results, which is then no evidence against anybody.
+    """
+    if any(fault.place == PAYLOADS for fault in faults):
+        faults = [fault for fault in faults if fault.place != RECOMPUTATION]
     alone = {fault.ranks[0] for fault in faults if len(fault.ranks) == 1}
     return tuple(sorted(alone or {rank for fault in faults for rank in fault.ranks}))
 

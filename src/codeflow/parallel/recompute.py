@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from codeflow.kernels.fingerprint import fingerprint
 from codeflow.parallel.config import IntegrityConfig
-from codeflow.parallel.faults import Fault
+from codeflow.parallel.faults import RECOMPUTATION, Fault
 from codeflow.parallel.fingerprints import gathered
 from codeflow.parallel.mesh import World
 from codeflow.parallel.working import WorkingWeights
 
 BatchT = TypeVar("BatchT")
-_PLACE = "recomputation"
 
 
 class Recomputation:
@@ -104,7 +103,7 @@ class Recomputation:
         for reader, rows in enumerate(unequal.split(group)):
             for column in rows.any(0).nonzero().flatten().tolist():
                 ranks = tuple(reader * group + i for i in rows[:, column].nonzero().flatten().tolist())
-                found.append(Fault(_PLACE, self._names[column], ranks, self._step, "two passes, two results"))
+                found.append(Fault(RECOMPUTATION, self._names[column], ranks, self._step, "two passes, two results"))
         if found or everyone.shape[1] < 3:
             return found
         return self._between_readers(everyone[:, 1], everyone[:, 2].roll(-group, 0), group)
@@ -122,5 +121,5 @@ class Recomputation:
             counts = Counter(part for rank in ranks for part in (rank, (rank + group) % n))
             most = max(counts.values())
             who = tuple(sorted(rank for rank, count in counts.items() if count == most))
-            found.append(Fault(_PLACE, self._names[column], who, self._step, "another result on another rank"))
+            found.append(Fault(RECOMPUTATION, self._names[column], who, self._step, "another result on another rank"))
         return found
