@@ -87,6 +87,71 @@ def test_hard_pages_go_to_trafilatura() -> None:
     assert large.notes["pages_too_large_for_trafilatura"] == 1
 
 
+_LIST_PIECES = (
+    *("<ul>", "<ul>", "</ul>", "<li>", "</li>", "<li class=x>", "<p>", "</p>", "<div>", "</div>", "<b>", "</b>", "<i>"),
+    *(
+        "</i>",
+        "<a href=x>",
+        "</a>",
+        "<ol>",
+        "</ol>",
+        "<br>",
+        "<span title='a>b'>",
+        "</span>",
+        "<!--c-->",
+        "\n",
+        "&#13;",
+    ),
+    *(
+        "words ",
+        "more words, ",
+        "&lt;b&gt; &amp;nbsp; &nbsp;",
+        "<math alttext='x'></math>",
+        "<nav>",
+        "</nav>",
+        "<table>",
+    ),
+    *(
+        "<td>",
+        "</table>",
+        "<object>",
+        "</object>",
+        "<pre>",
+        "</pre>",
+        "<code>",
+        "</code>",
+        "<select>",
+        "<svg>",
+        "</svg>",
+    ),
+    *(
+        "<ul role=navigation>",
+        "<header>",
+        "</header>",
+        "<script>",
+        "</script>",
+        "<h2>",
+        "</h2>",
+        "<nobr>",
+        "<template>",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(_LIST_PIECES), max_size=60).map("".join), st.booleans())
+def test_lists_by_their_markup_are_lists_node_by_node(body: str, main_content: bool) -> None:
+    settings = HtmlSettings(main_content=main_content, list_max_link_share=1.0)
+    found = page_text(f"<body>{body}", settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codeflow.corpus.html_text._PLAIN_LIST", re.compile("(?!)"))
+        assert page_text(f"<body>{body}", settings) == found
+
+
+def test_lists_that_are_not_plain_take_no_time() -> None:
+    items = "<li>" + "<b>x</b> y " * 20_000 + "<video></video></li>"
+    assert "x y x y" in text_of(f"<p>{PROSE}</p><ul>{items}</ul>")
+
+
 @pytest.mark.parametrize(
     "html",
     ["<div>" * 50_000 + "x", "<div>" * 5_000 + "x" + "</div>" * 5_000, "<b a=1><p>" * 20_000, "<x-y>" * 3_000],

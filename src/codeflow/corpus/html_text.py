@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -38,6 +39,14 @@ _TAG = re.compile(
 _FEW_TAGS = 2_000  # so many cannot nest deeply enough to cost much
 _SPEAKING_PARENTS = 3  # elements around a `pre` whose classes may name its language
 _INDENT = 1  # number of the piece that stands for two spaces
+_FRAMES = ("nav", "header", "footer", "aside", "[role=navigation]")
+_FRAMED = ", ".join([*(f"{frame} ul" for frame in _FRAMES), "[role=navigation]"])
+_BREAKING = re.compile("<(?:tr|li|div)")
+_PLAIN = "a|abbr|b|br|cite|code|dfn|div|em|i|img|kbd|mark|p|q|s|samp|small|span|strong|sub|sup|tt|u|var|wbr"
+_PLAIN_LIST = re.compile(  # markup that a parser reads back as the same tree wherever it stands
+    rf"[^<]*+(?:<li(?:\s[^<>]*+)?>(?:[^<\r]++|</?(?:{_PLAIN})(?:\s[^<>]*+)?>)*+</li>[^<]*+)++"
+)
+_ITEM = re.compile(r"<li(?:\s[^<>]*+)?>(.*?)</li>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +158,36 @@ class _Page:
         blocks = self.body.query_selector_all("pre, xmp, listing").values()
         if not blocks:
             return
+        are_nested = len(self.body.query_selector_all("pre pre, pre xmp, pre listing")) > 0
         for gutter in self.body.query_selector_all(_GUTTERS).values():
             gutter.remove()
         for node in blocks:
-            if node.parent_element is None or node.parent_element.closest("pre") is not None:
-                continue
-            hints = _hints(node)
-            code = self._own(_verbatim(node, self.tree)).strip("\n").rstrip()
-            if not code.strip():
-                continue
-            stated = named_language(hints)
-            language = stated or guessed_language(code)
-            if language == "Text":
-                language = ""
-            is_code = bool(language) or node.query_selector("code") is not None or _CODE_CLASS.search(" ".join(hints))
-            if is_code:
-                self.blocks.append(CodeBlock(code, language, bool(stated)))
-            fenced = is_code and self.settings.fence_code and "\n" in code
-            node.text = self._mark(_fenced(code, language) if fenced else code)
+            parent = node.parent_element
+            if parent is not None and not (are_nested and parent.closest("pre") is not None):
+                self._take_block(node, parent)
+
+    def _take_block(self, node: ElementNode, parent: ElementNode) -> None:
+        markup = node.html  # says in no time which elements it is worth to ask for
+        hints, seen = _hints(node, parent, markup), []
+        stated = named_language(_noting(hints, seen))
+        code = self._own(_verbatim(node, self.tree, markup)).strip("\n").rstrip()
+        if not code.strip():
+            return
+        language = stated or guessed_language(code)
+        if language == "Text":
+            language = ""
+        is_code = bool(language) or (
+            ("<code" in markup and node.query_selector("code") is not None)
+            or _CODE_CLASS.search(" ".join([*seen, *hints])) is not None
+        )
+        if is_code:
+            self.blocks.append(CodeBlock(code, language, bool(stated)))
+        fenced = is_code and self.settings.fence_code and "\n" in code
+        node.text = self._mark(_fenced(code, language) if fenced else code)
 
     def _own(self, text: str) -> str:
         """Return text of the tree with the marks in it filled in: formulas in code, and the page's own sign."""
-        return _MARK.sub(self._piece, text)
+        return _MARK.sub(self._piece, text) if _OPEN in text else text
 
     def _piece(self, match: re.Match[str]) -> str:
         number = int(match[1])
@@ -178,25 +195,31 @@ class _Page:
 
     def keep_lists(self) -> None:
         """Turn bulleted lists into lines: main content extraction takes them all for navigation."""
-        lists = [
-            node
-            for node in self.body.query_selector_all("ul").values()
-            if node.closest("nav, header, footer, aside, [role=navigation]") is None
-        ]
+        lists = self.body.query_selector_all(f"ul:not({_FRAMED})").values()
+        are_nested = bool(lists) and len(self.body.query_selector_all("ul ul, ol ul")) > 0
         for node in reversed(lists):  # inner ones first
             n_characters = len(node.text or "")
-            links = sum(len(link.text or "") for link in node.query_selector_all("a").values())
-            if n_characters == 0 or links > self.settings.list_max_link_share * n_characters:
+            markup = node.inner_html
+            links = node.get_elements_by_tag_name("a").values() if "<a" in markup else []
+            n_in_links = sum(len(link.text or "") for link in links)
+            if n_characters == 0 or n_in_links > self.settings.list_max_link_share * n_characters:
                 continue
-            lines = self.tree.create_element("div")
-            assert isinstance(lines, ElementNode)
-            indent = f"{_OPEN}{_INDENT}{_CLOSE}" * _n_lists_around(node)
-            for item in node.children.values():
-                line = self.tree.create_element("div")
-                assert isinstance(line, ElementNode)
-                line.append(_text_node(self.tree, f"{indent}- "), *item.child_nodes.values())
-                lines.append(line)
-            node.replace_with(lines)
+            indent = f"{_OPEN}{_INDENT}{_CLOSE}" * (_n_lists_around(node) if are_nested else 0)
+            node.replace_with(self._lines(node, markup, f"{indent}- "))
+
+    def _lines(self, node: ElementNode, markup: str, prefix: str) -> ElementNode:
+        """Return the items of a list as lines; through its markup where that is plain, since a node costs much more."""
+        lines = self.tree.create_element("div")
+        assert isinstance(lines, ElementNode)
+        if _PLAIN_LIST.fullmatch(markup) and not ("<p" in markup and "<div" in markup):
+            lines.inner_html = "".join(f"<div>{prefix}{item}</div>" for item in _ITEM.findall(markup))
+            return lines
+        for item in node.children.values():
+            line = self.tree.create_element("div")
+            assert isinstance(line, ElementNode)
+            line.append(_text_node(self.tree, prefix), *item.child_nodes.values())
+            lines.append(line)
+        return lines
 
     def extract(self) -> tuple[str, str]:
         """Return (text with the pieces filled in, name of the extractor)."""
@@ -239,30 +262,43 @@ def _n_lists_around(node: ElementNode) -> int:
     return n
 
 
-def _hints(node: ElementNode) -> list[str]:
-    """Return what the attributes in, on and around a code block say about it, the nearest first."""
-    nodes = [node]
-    if inner := node.query_selector("code"):
-        nodes.insert(0, inner)
-    parent = node.parent_element
+def _hints(node: ElementNode, parent: ElementNode, markup: str) -> Iterator[str]:
+    """Yield what the attributes in, on and around a code block say about it, the nearest first."""
+    if "<code" in markup and (inner := node.query_selector("code")):
+        yield from _speaking(inner)
+    yield from _speaking(node)
+    around: ElementNode | None = parent
     for _ in range(_SPEAKING_PARENTS):
-        if parent is None or parent.local_name == "body":
+        if around is None or around.local_name == "body":
             break
-        nodes.append(parent)
-        parent = parent.parent_element
-    values = [node.getattr(name, "") for node in nodes for name in ("data-lang", "data-language", "class", "lang")]
+        yield from _speaking(around)
+        around = around.parent_element
+
+
+def _speaking(node: ElementNode) -> list[str]:
+    values = [node.getattr(name, "") for name in ("data-lang", "data-language", "class", "lang")]
     return [value for value in values if value]
 
 
-def _verbatim(node: ElementNode, tree: HTMLTree) -> str:
+def _noting(values: Iterator[str], seen: list[str]) -> Iterator[str]:
+    """Yield values; put down in `seen` what was asked for."""
+    for value in values:
+        seen.append(value)
+        yield value
+
+
+def _verbatim(node: ElementNode, tree: HTMLTree, markup: str) -> str:
     """Return the text of a code block with the line breaks that its markup makes."""
-    for button in node.query_selector_all("button").values():
-        button.remove()
-    for line_break in node.query_selector_all("br").values():
-        line_break.replace_with(_text_node(tree, "\n"))
-    for line in node.query_selector_all("tr, li, div").values():
-        if line.next_element_sibling is not None and not (line.text or "").endswith("\n"):
-            line.after(_text_node(tree, "\n"))
+    if "<button" in markup:
+        for button in node.query_selector_all("button").values():
+            button.remove()
+    if "<br" in markup:
+        for line_break in node.query_selector_all("br").values():
+            line_break.replace_with(_text_node(tree, "\n"))
+    if _BREAKING.search(markup):
+        for line in node.query_selector_all("tr, li, div").values():
+            if line.next_element_sibling is not None and not (line.text or "").endswith("\n"):
+                line.after(_text_node(tree, "\n"))
     return (node.text or "").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -274,6 +310,6 @@ def _text_node(tree: HTMLTree, text: str) -> Node:
 
 def _fenced(code: str, language: str) -> str:
     """Return code between fences that are longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    longest = max(map(len, re.findall(r"`+", code)), default=0) if "`" in code else 0
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language.lower().replace(' ', '-')}\n{code}\n{fence}"
