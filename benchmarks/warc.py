@@ -162,6 +162,7 @@ def main() -> None:
         "mb": round(n_mb, 2),
         "text_share": round(sum(len(document.text) for document in documents) / 1e6 / n_mb, 3),
         "n_kept": n_kept,
+        "n_for_trafilatura": sum(page_text(page.decode()).notes.get("pages_for_trafilatura", 0) for page in pages),
         "ours": round(n_mb / (best["text"] + best["operators"]), 2),
         "ours_text_only": round(n_mb / best["text"], 2),
         "unit": "MB of HTML per second and core",

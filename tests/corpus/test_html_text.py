@@ -87,6 +87,14 @@ def test_hard_pages_go_to_trafilatura() -> None:
     assert large.notes["pages_too_large_for_trafilatura"] == 1
 
 
+def test_a_short_page_in_a_large_frame_is_not_hard() -> None:
+    links = "".join(f"<li><a href=/{n}>Chapter {n} of the book</a></li>" for n in range(80))
+    body = f"<nav><ul>{links}</ul></nav><main><p>Two short sentences. They are all.</p></main>"
+    frames = f"<aside>{links}</aside><footer><ul>{links}</ul></footer>"
+    found = page_text(f"<html><body>{body}{frames}</body></html>")
+    assert (found.text, found.extractor, found.notes) == ("Two short sentences. They are all.", "resiliparse", {})
+
+
 _LIST_PIECES = (
     *("<ul>", "<ul>", "</ul>", "<li>", "</li>", "<li class=x>", "<p>", "</p>", "<div>", "</div>", "<b>", "</b>", "<i>"),
     *(

@@ -1,8 +1,8 @@
 """HTML -> text: main content as plain text, code blocks verbatim between fences, formulas as LaTeX between dollars.
 
 Resiliparse parses and extracts. What must come through unchanged (code, formulas) is taken out of the tree first and
-leaves a mark; the marks are filled in again in the extracted text. Where little of a long page comes out, trafilatura
-has a second look at the same tree.
+leaves a mark; the marks are filled in again in the extracted text. Where little of a long page comes out, frames left
+out of its length, trafilatura has a second look at the same tree.
 
 Not covered: pages whose text is made by scripts, frames, and text in images.
 """
@@ -227,7 +227,7 @@ class _Page:
         text = extract_plain_text(self.tree, preserve_formatting=True, main_content=settings.main_content)
         extractor = "resiliparse"
         if settings.main_content and len(text) < settings.hard_max_characters:
-            everything = extract_plain_text(self.tree, preserve_formatting=True)
+            everything = extract_plain_text(self.tree, preserve_formatting=True, skip_elements=_FRAMES)
             if len(everything) > settings.hard_max_characters and len(text) < settings.hard_min_share * len(everything):
                 second = self._second_look()
                 if len(second) > len(text):

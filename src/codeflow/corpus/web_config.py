@@ -23,7 +23,7 @@ class HtmlSettings(Config):
     max_depth: int = 1_000  # of nested elements; browsers stop at 512, and extraction is quadratic in it
     fence_code: bool = True  # False: code stands in the text without ``` around it
     hard_max_characters: int = 400  # a page of which less comes out ...
-    hard_min_share: float = 0.25  # ... and less than this share of its visible text is handed to trafilatura
+    hard_min_share: float = 0.25  # ... and less than this share of its visible text outside frames goes to trafilatura
     hard_max_html_characters: int = 2_000_000  # trafilatura takes seconds for larger ones
     list_max_link_share: float = 0.5  # lists with more of their characters in links are navigation
 
