@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codeflow.model import compilation
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
@@ -40,6 +41,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     micro_rows: int = N_ROWS
+    compiler: str = ""  # of the blocks; one process alone computes without
 
     @property
     def tolerance(self) -> float:
@@ -97,7 +99,9 @@ def train(case: Case, watch: Callable[[Trainee], None] | None = None) -> dict[st
     with world(config) as here:
         model = make_model(case)
         objective = Objective(model, NextToken(chunk_rows=24, **case.loss))
-        placed = place(model, objective, model.layers, here.mesh, case.dtype, config)
+        compilation._COMPILER = case.compiler or compilation._COMPILER
+        compiled = "blocks" if case.compiler else "none"
+        placed = place(model, objective, model.layers, here.mesh, case.dtype, config, compiled)
         optimizer = Optimizer(placed.masters, PLAIN_MOMENTUM, case.dtype)
         trainee = Trainee(objective, placed, optimizer, here)
         update = optimizer.step
@@ -129,7 +133,7 @@ def train_all(cases: Sequence[Case], folder: Path) -> None:
 
 def differences(case: Case, folder: Path) -> dict[str, float]:
     """Return the largest difference from one process by tensor, relative to its largest element."""
-    alone = train(Case(**{**vars(case), "mesh": {}}))
+    alone = train(Case(**{**vars(case), "mesh": {}, "compiler": ""}))
     together = load_file(folder / f"{case.name}.safetensors")
     assert alone.keys() == together.keys()
     return {

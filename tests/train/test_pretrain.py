@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codeflow.core.config import Config
+from codeflow.core.config import Config, validate
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import Manifest, begin, check_files
 from codeflow.core.metrics import read_metrics
-from codeflow.model import huggingface
+from codeflow.model import compilation, huggingface
 from codeflow.parallel import checkpoint
 from codeflow.train import pretrain
 from codeflow.train.config import ScheduleConfig, TrainConfig
@@ -107,6 +107,50 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(
     )
 
 
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_phase(
+    compiler: str, golden: ModuleType, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are those of a plain phase; going on after a kill gives the undisturbed compiled phase's bytes."""
+    monkeypatch.setattr(compilation, "_COMPILER", compiler)
+    looped = golden.tiny_model().model_copy(update={"loop_num": 2, "loop_window_size": 8})
+    fields = {"model": looped, "precision": "fp32", "steps": 6, "second_pass_ramp_steps": 5, "micro_rows": 3}
+    fields |= {"integrity": {"every_steps": 1, "recompute_every_steps": 2}, "loop_norms_every_steps": 3}
+    config = phase_config(golden, compile="blocks", **fields)
+    plain = phase_config(golden, **fields)
+    train(plain, inputs, tmp_path / "plain")
+    train(config, inputs, tmp_path / "whole")
+    rows = [list(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("plain", "whole")]
+    for expected, found in zip(*rows, strict=True):
+        assert found.keys() == expected.keys()
+        if "loss" in expected:
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        if "loop_gradients" in expected:
+            assert found["loop_gradients"] == pytest.approx(expected["loop_gradients"], rel=1e-3)
+    begin(tmp_path / "broken", "checkpoint", config, {}, "key")
+    stop_at(monkeypatch, 4)
+    with pytest.raises(Stopped):
+        pretrain.run(config, inputs, tmp_path / "broken")
+    if compiler == "inductor":  # in a process of its own, which has compiled nothing
+        assert _in_child(config, inputs, tmp_path / "broken", {}) == 0
+    else:
+        pretrain.run(config, inputs, tmp_path / "broken")
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpointing": "selective"}, "compile=blocks does not go with checkpointing=selective.*none or full"),
+        ({"mesh": {"tensor": 2}}, "compile=blocks does not go with mesh.tensor=2.*set compile=none"),
+    ],
+)
+def test_what_does_not_go_with_compilation(changes: dict[str, Any], message: str) -> None:
+    assert validate(TrainConfig, changes).compile == "none"
+    with pytest.raises(UserError, match=message):
+        validate(TrainConfig, {"compile": "blocks", **changes})
+
+
 @pytest.mark.parametrize(
     "moments",
     [
@@ -155,7 +199,7 @@ def _in_child(config: TrainConfig, inputs: dict[str, Path], output: Path, enviro
         start_new_session=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert child.returncode in (0, -signal.SIGKILL), child.stderr

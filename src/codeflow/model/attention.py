@@ -93,14 +93,33 @@ class SelfAttention(nn.Module):
 
         `global_kv` are the first loop's keys and values of this layer; None means that this is the first loop.
         """
+        inputs = self.prepare(x, turn, gate if global_kv is not None else None)
+        mixed, kv = self.attend(*inputs, documents, backend, global_kv)
+        return self.o_proj(mixed.flatten(-2)), kv
+
+    def prepare(
+        self, x: Tensor, turn: Rotation, gate: GateProjection | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return what attention takes: q, k, v, and with `gate`, in a later loop, its logits."""
         q, k, v, plain_q = self.project(x, turn)
+        if gate is None:
+            return q, k, v, None
+        return q, k, v, gate({"query": q, "query_before_rope": plain_q, "hidden": x}[self.config.research.gate_input])
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate_logits: Tensor | None,
+        documents: Documents | None,
+        backend: Backend,
+        global_kv: KeyValue | None,
+    ) -> tuple[Tensor, KeyValue]:
+        """Return what the heads found (B, T, H, D), and this loop's keys and values."""
         if global_kv is None:
             k, v = shared_kv(k, v, backend)
-            mixed = causal_attention(q, k, v, documents, backend)
-        else:
-            assert gate is not None, "a later loop needs gates"
-            research, window = self.config.research, self.config.loop_window_size
-            logits = gate({"query": q, "query_before_rope": plain_q, "hidden": x}[research.gate_input])
-            strict = research.strict_local_mask
-            mixed = gated_attention(q, global_kv, (k, v), logits, documents, window, backend, strict)
-        return self.o_proj(mixed.flatten(-2)), (k, v)
+            return causal_attention(q, k, v, documents, backend), (k, v)
+        assert gate_logits is not None, "a later loop needs gates"
+        window, strict = self.config.loop_window_size, self.config.research.strict_local_mask
+        return gated_attention(q, global_kv, (k, v), gate_logits, documents, window, backend, strict), (k, v)

@@ -88,18 +88,22 @@ class Block(nn.Module):
         and the weights that all loops share.
         """
         if tap is not None:
-            with _tapped(self, tap):
+            with tapped(self, tap):
                 return self.forward(x, turn, documents, backend, global_kv, residual_scale)
         attended, kv = self.input_layernorm(
             x, lambda normed: self.self_attn(normed, turn, documents, backend, self.gate_projection, global_kv)
         )
-        x = x + (attended if residual_scale == 1.0 else residual_scale * attended)
+        return self.finish(x, attended, None if residual_scale == 1.0 else residual_scale), kv
+
+    def finish(self, x: Tensor, attended: Tensor, scale: float | Tensor | None) -> Tensor:
+        """Return x (B, T, C) plus the attention's output and what the MLP makes of that; `scale` multiplies both."""
+        x = x + (attended if scale is None else scale * attended)
         grown = self.post_attention_layernorm(x, self.mlp)
-        return x + (grown if residual_scale == 1.0 else residual_scale * grown), kv
+        return x + (grown if scale is None else scale * grown)
 
 
 @contextmanager
-def _tapped(block: Block, tap: Tap) -> Iterator[None]:
+def tapped(block: Block, tap: Tap) -> Iterator[None]:
     """Let the block compute with `tap(name, weight)` in place of each shared weight; gates belong to later loops only.
 
     An attribute of the instance hides the parameter of its name, whatever sharding has put there for this run.

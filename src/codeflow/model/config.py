@@ -13,6 +13,7 @@ from codeflow.core.config import Config
 from codeflow.core.errors import UserError, suggest
 
 Checkpointing = Literal["none", "full", "selective"]  # of activations: what the backward pass computes again
+Compilation = Literal["none", "blocks"]  # what of a model torch.compile makes into code of its own
 
 
 class ResearchOptions(Config):

@@ -2,10 +2,12 @@
 
 1. tensor: where processes share matrices, each keeps its part and computes with it (`parallel.tensor`).
 2. context: where processes share rows, attention becomes a ring or an all-to-all over them (`parallel.context`).
-3. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
+3. compilation: where it is asked for, blocks compute with compiled code (`model.compilation`); what gathers weights
+   and reduces gradients stays outside of it.
+4. sharding: with more than one process every block, then the root, becomes an FSDP2 unit over the axes "shard" and
    "context" (and "data", which holds copies). Its fp32 shards are the masters; FSDP2 casts them to the working
    precision when it gathers them and reduces gradients in fp32.
-4. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
+5. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
    the working precision, beside fp32 masters; each gradient is added to its master's fp32 gradient, and freed, as soon
    as the backward pass has made it.
 
@@ -25,6 +27,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
+from codeflow.model.compilation import compile_blocks
+from codeflow.model.config import Compilation
 from codeflow.model.looped import LoopCoder
 from codeflow.parallel.config import MeshConfig
 from codeflow.parallel.context import share_rows
@@ -48,18 +52,22 @@ def place(
     mesh: DeviceMesh,
     precision: torch.dtype,
     config: MeshConfig | None = None,
+    compilation: Compilation = "none",
 ) -> Placed:
     """Place `model` (fp32 parameters, equal on every process) on the mesh of `mesh.world` to compute in `precision`.
 
     `root` is the module that the step calls; it holds `model` and computes the loss, so that the output head is
     gathered with it. Gradients of all processes are summed, not averaged. Of `config` the choices beside the sizes
-    count. Raises UserError for a model that cannot be placed so.
+    count. Raises UserError for a model that cannot be placed or compiled so.
     """
     config = config or MeshConfig()
     if mesh["tensor"].size() > 1:
         split_matrices(model, mesh["tensor"])
     if mesh["context"].size() > 1:
         share_rows(model, mesh, config)
+    if compilation == "blocks":
+        assert mesh["tensor"].size() == 1, "what stands between processes that share matrices would be left out"
+        compile_blocks(model)
     if mesh.size() > 1:
         return _Sharded(model, blocks, root, mesh, precision, config.regather)
     whole_precision = precision == model.norm.weight.dtype

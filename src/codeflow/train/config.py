@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from codeflow.core.config import Config
 from codeflow.core.errors import UserError
-from codeflow.model.config import Checkpointing, ModelConfig
+from codeflow.model.config import Checkpointing, Compilation, ModelConfig
 from codeflow.parallel.config import IntegrityConfig, MeshConfig
 from codeflow.tokens.mixture import Blend, WeightChange, flatten
 from codeflow.train.curriculum import CurriculumConfig
@@ -89,6 +89,7 @@ class TrainConfig(Config):
     loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
     loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step
     checkpointing: Checkpointing = "none"  # computed again in the backward pass: nothing, blocks, norms and SwiGLU
+    compile: Compilation = "none"  # by torch.compile: nothing, or each block but for its attention
     spikes: SpikeConfig | None = None  # skip updates whose loss or gradient is far above the recent ones
     max_skips: int = Field(default=10, ge=0)  # updates in a row that may be skipped
     validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on
@@ -109,6 +110,20 @@ class TrainConfig(Config):
         except UserError as error:
             raise ValueError(f"{error}; give at least one set a weight above 0, as in {{'code': 1.0}}") from None
         return mixture
+
+    @model_validator(mode="after")
+    def _compilable(self) -> TrainConfig:
+        if self.compile != "none" and self.checkpointing == "selective":
+            raise ValueError(
+                "compile=blocks does not go with checkpointing=selective: compiled code chooses itself what it keeps; "
+                "set checkpointing to none or full"
+            )
+        if self.compile != "none" and self.mesh.tensor > 1:
+            raise ValueError(
+                f"compile=blocks does not go with mesh.tensor={self.mesh.tensor}, whose exchanges lie inside "
+                "of blocks; set compile=none, or share rows or parameters instead (mesh.context, mesh.shard)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_hand_on_the_weights(self) -> TrainConfig:

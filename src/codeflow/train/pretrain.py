@@ -214,7 +214,7 @@ class _Phase:
         model = LoopCoder(origin.model, config.seed)
         loss = NextToken(config.z_loss, config.loss_chunk_rows, config.checkpointing)
         objective = Objective(model, loss)
-        placed = place(model, objective, model.layers, here.mesh, dtype, config.mesh)
+        placed = place(model, objective, model.layers, here.mesh, dtype, config.mesh, config.compile)
         loops = origin.model.loop_num
         watched = loops > 1 and (config.loop_norms_every_steps or config.loop_clip_norm)
         loop_gradients = LoopGradients(loops, config.loop_clip_norm) if watched else None
