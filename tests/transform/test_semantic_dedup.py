@@ -21,9 +21,9 @@ from codeflow.transform.embedding import BUILT_IN, unit
 from codeflow.transform.semantic_dedup import (
     SemanticCluster,
     SemanticDedupConfig,
-    neighbours,
     run,
 )
+from codeflow.transform.semantic_rounds import DROPPED, FALLEN, FREE, KEPT, UNDECIDED, favoured, judged
 from tests.transform.corpora import contents, document, make, write_documents
 
 pytest.importorskip("faiss")
@@ -71,7 +71,7 @@ def test_planted_paraphrases(tmp_path: Path) -> None:
         assert 0.9 <= float(cosine) <= 1
     clusters = list(read_shards(tmp_path / "out", "clusters", SemanticCluster))
     assert sorted(path for c in clusters for path in c.paths) == sorted(f"shop/{path}" for path in dropped)
-    assert manifest.metrics == {"n_clusters": 1, "dim": 1024}
+    assert manifest.metrics == {"n_clusters": 1, "n_rounds": 1, "dim": 1024}
 
 
 @pytest.mark.parametrize("cluster_documents", [3, 1000])
@@ -123,28 +123,98 @@ def test_keep_rule(tmp_path: Path) -> None:
         assert dropped == [expected]
 
 
-@given(st.integers(1, 60), st.integers(0, 1000), st.sampled_from([0.5, 0.9]))
-@settings(max_examples=40, deadline=None)
-def test_neighbours(n: int, seed: int, threshold: float) -> None:
-    """Every dropped one has its most similar kept predecessor at the threshold; no two kept ones are alike."""
+def walk(cosines: np.ndarray, compared: np.ndarray, threshold: float) -> list[int]:
+    """Return who is dropped by one walk in keep order over the pairs that are compared."""
+    kept: list[int] = []
+    for place in range(len(cosines)):
+        if not any(compared[place, k] and cosines[place, k] >= threshold - 1e-6 for k in kept):
+            kept.append(place)
+    return sorted(set(range(len(cosines))) - set(kept))
+
+
+@given(st.integers(1, 60), st.integers(0, 1000), st.sampled_from([0.5, 0.9]), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_rounds_are_one_walk(n: int, seed: int, threshold: float, n_clusters: int) -> None:
+    """Clusters that share documents, each judged on its own, agree on what one walk would drop."""
     generator = np.random.default_rng(seed)
-    found = unit(
-        (generator.normal(size=(3, 8))[generator.integers(0, 3, n)] + generator.normal(size=(n, 8)) * 0.3).astype(
-            np.float32
-        )
-    )
+    centres = generator.normal(size=(3, 8))[generator.integers(0, 3, n)]
+    found = unit((centres + generator.normal(size=(n, 8)) * 0.3).astype(np.float32))
+    inside = generator.random((n_clusters, n)) < 0.6
+    inside[0, ~inside.any(axis=0)] = True
+    states = np.full(n, UNDECIDED, np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("codeflow.transform.semantic_dedup._BLOCK", 7)
-        patch.setattr("codeflow.transform.semantic_dedup._COLUMNS", 4)
-        dropped = neighbours(found, threshold)
-    cosines = found @ found.T
-    kept = [i for i in range(n) if i not in dropped]
-    for place, (neighbour, cosine) in dropped.items():
-        before = [k for k in kept if k < place]
-        assert neighbour in before
-        assert cosine == pytest.approx(max(cosines[place, k] for k in before), abs=1e-5)
-        assert cosine >= threshold - 1e-5
-    assert all(cosines[a, b] < threshold + 1e-5 for a in kept for b in kept if a < b)
+        patch.setattr("codeflow.transform.semantic_rounds._ROWS", 7)
+        patch.setattr("codeflow.transform.semantic_rounds._COLUMNS", 4)
+        for _ in range(n):
+            verdicts = np.zeros(n, np.uint8)
+            for members in map(np.flatnonzero, inside):
+                said = judged(found[members], states[members], threshold, alone=n_clusters == 1)
+                open_ = states[members] == UNDECIDED
+                verdicts[members[open_]] = np.maximum(verdicts[members[open_]], said[open_])
+            states[verdicts == FREE], states[verdicts == FALLEN] = KEPT, DROPPED
+        cosines = found @ found.T
+        compared = (inside[:, :, None] & inside[:, None, :]).any(axis=0)
+        assert np.flatnonzero(states == DROPPED).tolist() == walk(cosines, compared, threshold)
+        assert (states != UNDECIDED).all()
+        members = np.flatnonzero(inside[0])
+        rows, places, values = favoured(found[members], states[members])
+    for row, place, value in zip(members[rows], members[places], values, strict=True):
+        before = [k for k in members if k < row and states[k] == KEPT]
+        assert place in before
+        assert value == pytest.approx(max(cosines[row, k] for k in before), abs=1e-5)
+
+
+class Coded:
+    """Vectors that the texts spell out, for tests that must know them."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([[float(number) for number in text.split()] for text in texts], np.float32)
+
+
+def coded(vectors: np.ndarray) -> list[Document]:
+    """Return documents whose order in keep order is that of their vectors."""
+    return [document(" ".join(map(str, v.tolist())), f"{at:05d}.py") for at, v in enumerate(vectors)]
+
+
+def crowd(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    """Return vectors of length 1 that lie in loose heaps, half of them beside an earlier one."""
+    generator = np.random.default_rng(seed)
+    base = unit((generator.normal(size=(12, dim))[generator.integers(0, 12, n // 2)]).astype(np.float32))
+    base = unit(base + generator.normal(size=base.shape).astype(np.float32) * 0.25)
+    beside = unit(base + generator.normal(size=base.shape).astype(np.float32) * 0.09)
+    return unit(generator.permutation(np.concatenate([base, beside])))
+
+
+def dropped_in(folder: Path) -> set[int]:
+    return {int(d.document.origin.path[:5]) for d in read_shards(folder, "dropped", DroppedDocument)}
+
+
+def test_recall_against_all_pairs(tmp_path: Path) -> None:
+    """Borders between clusters: compared in its nearest cluster alone a document loses neighbours, in three few."""
+    vectors = crowd(1200)
+    cosines = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    left, right = np.nonzero(np.triu(cosines >= 0.9, 1))
+    source = write_documents(tmp_path / "in", coded(vectors), per_shard=300)
+    recalls: dict[int, float] = {}
+    for n in (1, 3, 64):
+        fields = {"encoder": f"{__name__}:Coded", "cluster_documents": 40, "nearest_clusters": n}
+        manifest = make(run, SemanticDedupConfig(**fields), {"documents": source}, tmp_path / str(n))
+        dropped = dropped_in(tmp_path / str(n))
+        gone = np.isin(np.arange(len(vectors)), sorted(dropped))
+        recalls[n] = 1 - float((~gone[left] & ~gone[right]).mean())
+        number = {d.id: at for at, d in enumerate(coded(vectors))}
+        for record in read_shards(tmp_path / str(n), "dropped", DroppedDocument):  # every pair is one
+            identity, _, cosine = record.detail.split()
+            own = int(record.document.origin.path[:5])
+            assert number[identity] not in dropped
+            assert number[identity] < own
+            assert cosines[own, number[identity]] == pytest.approx(float(cosine), abs=1e-4)
+            assert float(cosine) >= 0.9
+    assert manifest.metrics["n_clusters"] == 30
+    assert recalls[1] < recalls[3]
+    assert recalls[3] >= 0.95
+    assert recalls[64] == 1.0
+    assert dropped == set(walk(cosines, np.ones_like(cosines, bool), 0.9))  # in all clusters it is the exact walk
 
 
 def test_equal_vectors_at_threshold_one_and_nothing_to_say(tmp_path: Path) -> None:

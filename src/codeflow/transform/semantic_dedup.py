@@ -3,16 +3,20 @@
     sign      per shard      keep keys of each document
     embed     per shard      texts -> vectors                                    (pass 1 over texts)
     k-means   on a sample    vectors -> centroids, about one for `cluster_documents` documents
-    assign    per shard      each document -> its nearest centroid
-    compare   per part       within each cluster: who is a neighbour of a document that stays
+    assign    per shard      each document -> its `nearest_clusters` nearest centroids
+    order     per part       the documents of each cluster in keep order, with their vectors
+    decide    per part       in rounds, within each cluster: who is a neighbour of a document that stays
+    name      per part       the most similar kept document of each dropped one
     write     per shard      documents and dropped documents                      (pass 2 over texts)
 
-Within a cluster documents are taken in keep order. One is dropped when the cosine with a document already kept is
-`threshold` or more; its neighbour is the most similar of those. So every dropped document has a kept neighbour, and
-chains drop nothing else. Documents in different clusters are never compared, which is what makes this possible at all:
-near the border between two clusters neighbours are missed.
+Documents are taken in keep order. One is dropped when the cosine with a document already kept is `threshold` or more;
+its neighbour is the most similar of those. So every dropped document has a kept neighbour, and chains drop nothing
+else; how clusters that share documents agree on it is in `semantic_rounds`. Documents without a common cluster are
+never compared, which is what makes this possible at all: with one cluster for each document neighbours are missed where
+a border runs between them, with some more (`nearest_clusters`) hardly any.
 
-A process holds the vectors of one cluster and the texts of one row group. Vectors lie in files (4 d bytes a document).
+A process holds a few thousand vectors, the texts of one row group, and the keep keys of one part. Vectors lie in files,
+as they come and once more by cluster (4 d bytes a document and cluster).
 Output: `documents-*`, `dropped-*` (detail: the neighbour's id and the cosine) and `clusters-*` (`SemanticCluster`).
 """
 
@@ -36,13 +40,10 @@ if TYPE_CHECKING:
     from codeflow.core.manifest import Counts, Manifest
     from codeflow.transform.fingerprints import ShardJob
     from codeflow.transform.spill import Spill
-    from codeflow.transform.vectors import Vectors
 
 REASON = "semantic_duplicate"
-_PART_DOCUMENTS = 20_000  # about so many are compared by one job
-_BLOCK = 512
-_COLUMNS = 8192
-_ROUNDING = 1e-6  # of a cosine of float32 vectors: equal ones may have one just below 1
+_PART_ROWS = 20_000  # about so many assigned documents are compared by one job
+_ASSIGNED_AT_ONCE = 4096
 
 
 class SemanticDedupConfig(Config):
@@ -52,6 +53,7 @@ class SemanticDedupConfig(Config):
     threshold: float = Field(default=0.9, gt=0.0, le=1.0)  # cosine
     keep: KeepConfig = KeepConfig()
     cluster_documents: int = Field(default=1000, ge=1)  # of a cluster, on average; twice as many take twice the time
+    nearest_clusters: int = Field(default=3, ge=1, le=64)  # in which each document is compared
     sample_documents: int = Field(default=100_000, ge=1)  # that k-means is trained on at most
     iterations: int = Field(default=20, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -86,6 +88,7 @@ class AssignJob:
     """The vectors of one shard against all centroids."""
 
     shard: ShardJob
+    nearest_clusters: int
 
     @property
     def name(self) -> str:
@@ -93,19 +96,17 @@ class AssignJob:
 
 
 @dataclass(frozen=True)
-class CompareJob:
-    """Some clusters: one part of the assigned documents."""
+class RecordJob:
+    """The documents that were kept instead of others, of one range of numbers."""
 
     part: int
-    assigned: Spill  # rows: cluster, document number
-    shards: tuple[ShardJob, ...]
-    threshold: float
-    keep: KeepConfig
+    named: Spill  # rows: kept, dropped, bits of the cosine
+    scratch: Path
     output: Path
 
     @property
     def name(self) -> str:
-        return f"compare-{self.part:05d}"
+        return f"record-{self.part:05d}"
 
 
 def run(config: SemanticDedupConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
@@ -132,13 +133,46 @@ def run(config: SemanticDedupConfig, inputs: Mapping[str, Path], output: Path, p
     run_shards(sign_shard, shards, output, "sign", pool, small)
     run_shards(embed, [EmbedJob(shard, config.encoder) for shard in shards], output, "embed", pool, small)
     n_clusters = _write_centroids(config, VectorReader(shards), n_documents, scratch)
-    run_shards(assign, [AssignJob(shard) for shard in shards], output, "assign", pool, small)
-    assigned = _gather(config, shards, scratch)
-    parts = [CompareJob(p, assigned, tuple(shards), config.threshold, config.keep, output) for p in assigned.parts()]
-    counts = run_shards(compare, parts, output, "compare", pool, small or len(parts) < 2)
+    nearest = min(config.nearest_clusters, n_clusters)
+    run_shards(assign, [AssignJob(shard, nearest) for shard in shards], output, "assign", pool, small)
+    n_rounds, named = _decide(config, shards, nearest, output, pool, small)
+    records = [RecordJob(part, named, scratch, output) for part in named.parts() or [0]]
+    counts = run_shards(record, records, output, "record", pool, small or len(records) < 2)
     _write_decisions(scratch, n_documents, config.partition_documents)
     counts += run_shards(decisions.write_shard, jobs("write"), output, "write", pool, small)
-    return seal(output, counts, {"n_clusters": n_clusters, "dim": VectorReader(shards).dim})
+    return seal(output, counts, {"n_clusters": n_clusters, "n_rounds": n_rounds, "dim": VectorReader(shards).dim})
+
+
+def _decide(
+    config: SemanticDedupConfig, shards: list[ShardJob], nearest: int, output: Path, pool: Pool, small: bool
+) -> tuple[int, Spill]:
+    """Compare documents within the clusters; return the number of rounds and who is dropped in whose favour."""
+    from codeflow.execute.shards import run_shards
+    from codeflow.transform import semantic_rounds
+    from codeflow.transform.spill import Spill
+
+    scratch, n_documents, width = shards[0].scratch, shards[-1].stop, config.partition_documents
+    assigned = _gather(config, shards, nearest, scratch)
+    parts = assigned.parts()
+    small = small or len(parts) < 2
+    orders = [semantic_rounds.OrderJob(part, assigned, tuple(shards), config.keep, scratch) for part in parts]
+    run_shards(semantic_rounds.order, orders, output, "order", pool, small)
+
+    def jobs(step: str, number: int, of: list[int]) -> list[semantic_rounds.RoundJob]:
+        options = (config.threshold, nearest == 1, width, scratch)
+        return [semantic_rounds.RoundJob(step, number, part, *options) for part in of]
+
+    number, waiting = 0, parts
+    while waiting:
+        run_shards(semantic_rounds.decide, jobs("decide", number, waiting), output, "decide", pool, small)
+        waiting = semantic_rounds.advance(scratch, number, waiting, n_documents, width)
+        number += 1
+    names = jobs("name", number, parts)
+    run_shards(semantic_rounds.name, names, output, "name", pool, small)
+    named = Spill(scratch / "named", 3, min(width, _PART_ROWS)).create()
+    if names:
+        semantic_rounds.gather_names(names, n_documents, width, named)
+    return number, named
 
 
 def embed(job: EmbedJob) -> Counts:
@@ -159,74 +193,76 @@ def _write_centroids(config: SemanticDedupConfig, reader: Any, n_documents: int,
         save_arrays(scratch / "centroids", centroids=np.zeros((0, 0), np.float32))
         return 0
     n_sample = min(n_documents, config.sample_documents)
-    drawn = np.random.default_rng(config.seed).choice(n_documents, n_sample, replace=False, shuffle=False)
+    edges = np.arange(n_sample + 1) * n_documents // n_sample  # one document of each stretch
+    drawn = edges[:-1] + np.random.default_rng(config.seed).integers(0, np.diff(edges))
     n_clusters = -(-n_documents // config.cluster_documents)
-    centroids = train_centroids(reader.read(np.sort(drawn)), n_clusters, config.iterations, config.seed)
+    centroids = train_centroids(reader.read(drawn), n_clusters, config.iterations, config.seed)
     save_arrays(scratch / "centroids", centroids=centroids)
     return len(centroids)
 
 
 def assign(job: AssignJob) -> Counts:
-    """Write the cluster of each document of a shard (D,)."""
+    """Write the clusters of each document of a shard (D, nearest); -1 for a document that is like nothing."""
     from codeflow.core.manifest import Counts
     from codeflow.transform.fingerprints import load_array, save_arrays
     from codeflow.transform.vectors import nearest, vectors_path
 
     vectors = load_array(vectors_path(job.shard), "vectors")
     centroids = load_array(job.shard.scratch / "centroids", "centroids", mapped=False)
-    found = [nearest(np.array(vectors[at : at + 4096]), centroids) for at in range(0, len(vectors), 4096)]
-    numbers = np.concatenate(found) if found else np.empty(0, np.int64)
-    save_arrays(job.shard.scratch / f"assigned-{job.shard.index:05d}", clusters=numbers)
+    found = [np.empty((0, job.nearest_clusters), np.int64)]
+    for at in range(0, len(vectors), _ASSIGNED_AT_ONCE):
+        here = np.array(vectors[at : at + _ASSIGNED_AT_ONCE])
+        places = nearest(here, centroids, job.nearest_clusters)
+        places[~np.any(here, axis=1)] = -1
+        found.append(places)
+    save_arrays(job.shard.scratch / f"assigned-{job.shard.index:05d}", clusters=np.concatenate(found))
     return Counts()
 
 
-def _gather(config: SemanticDedupConfig, shards: list[ShardJob], scratch: Path) -> Spill:
+def _gather(config: SemanticDedupConfig, shards: list[ShardJob], nearest: int, scratch: Path) -> Spill:
     """Bring the documents of a cluster together: rows (cluster, number), parted by cluster."""
     from codeflow.transform.fingerprints import load_array
     from codeflow.transform.spill import Spill
 
-    width = max(1, _PART_DOCUMENTS // config.cluster_documents)
+    width = max(1, _PART_ROWS // (config.cluster_documents * max(1, nearest)))
     spill = Spill(scratch / "assigned", 2, width).create()
     for shard in shards:
         clusters = load_array(scratch / f"assigned-{shard.index:05d}", "clusters", mapped=False)
-        if clusters.size:
-            spill.add(np.column_stack([clusters, np.arange(shard.start, shard.stop)]))
+        numbers = np.repeat(np.arange(shard.start, shard.stop), clusters.shape[1])
+        rows = np.column_stack([clusters.ravel(), numbers])
+        spill.add(rows[rows[:, 0] >= 0])
     return spill
 
 
-def compare(job: CompareJob) -> Counts:
-    """Write the decisions on the documents of some clusters, sorted by number, and the semantic clusters."""
+def record(job: RecordJob) -> Counts:
+    """Write the semantic clusters of one part, and the decisions on their members, sorted by number."""
     import pyarrow.parquet as pq
 
     from codeflow.core.manifest import Counts
     from codeflow.core.records import write_records
     from codeflow.core.storage import atomic_path
     from codeflow.transform.decisions import decision_table
-    from codeflow.transform.fingerprints import keep_order, keys_of
-    from codeflow.transform.vectors import VectorReader
+    from codeflow.transform.fingerprints import keys_of
 
-    rows = job.assigned.read(job.part)
-    keys = keys_of(np.sort(rows[:, 1]), job.shards[0].scratch)
-    reader = VectorReader(job.shards)
-    found: list[tuple[int, str, str]] = []
+    rows = job.named.read(job.part)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    similarities = rows[:, 2].copy().view(np.float64)
+    keys = keys_of(np.unique(rows[:, :2]), job.scratch)
+    found = [
+        (number, REASON, f"{keys[kept]['id']} cosine {similarity:.4f}")
+        for (kept, number), similarity in zip(rows[:, :2].tolist(), similarities.tolist(), strict=True)
+    ]
 
     def records() -> Iterator[SemanticCluster]:
-        for cluster in np.unique(rows[:, 0]).tolist():
-            members = rows[rows[:, 0] == cluster, 1].tolist()
-            ordered = np.array(sorted(members, key=lambda number: keep_order(keys[number], job.keep)), np.int64)
-            dropped = neighbours(reader.read(ordered), job.threshold)
-            by_kept: dict[int, list[tuple[float, int]]] = {}
-            for place, (kept, similarity) in sorted(dropped.items()):
-                by_kept.setdefault(int(ordered[kept]), []).append((similarity, int(ordered[place])))
-                identity = keys[int(ordered[kept])]["id"]
-                found.append((int(ordered[place]), REASON, f"{identity} cosine {similarity:.4f}"))
-            for kept, members in sorted(by_kept.items()):
-                yield _record(keys, kept, members)
+        for kept in np.unique(rows[:, 0]).tolist():
+            low, high = np.searchsorted(rows[:, 0], [kept, kept + 1])
+            members = list(zip(similarities[low:high].tolist(), rows[low:high, 1].tolist(), strict=True))
+            yield _record(keys, kept, members)
 
     n_clusters = write_records(job.output / f"clusters-{job.part:05d}.parquet", records(), SemanticCluster)
-    with atomic_path(job.shards[0].scratch / f"semantic-{job.part:05d}.parquet") as temporary:
+    with atomic_path(job.scratch / f"semantic-{job.part:05d}.parquet") as temporary:
         pq.write_table(decision_table(sorted(found)), temporary, row_group_size=16_384)
-    return Counts(notes={"semantic_clusters": n_clusters})
+    return Counts(notes={"semantic_clusters": n_clusters} if n_clusters else {})
 
 
 def _record(keys: dict[int, dict[str, Any]], kept: int, members: list[tuple[float, int]]) -> SemanticCluster:
@@ -238,40 +274,6 @@ def _record(keys: dict[int, dict[str, Any]], kept: int, members: list[tuple[floa
         paths=tuple(f"{keys[number]['repository']}/{keys[number]['path']}" for _, number in members),
         similarities=tuple(similarity for similarity, _ in members),
     )
-
-
-def neighbours(vectors: Vectors, threshold: float) -> dict[int, tuple[int, float]]:
-    """Return what is dropped of vectors (m, d) in keep order: place -> (place of the kept neighbour, cosine).
-
-    Of several neighbours it is the most similar one, of equally similar ones the first.
-    """
-    kept = np.empty_like(vectors)
-    places: list[int] = []  # of the kept ones
-    dropped: dict[int, tuple[int, float]] = {}
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        best, where = np.full(len(block), -1.0, np.float32), np.zeros(len(block), np.int64)
-        for low in range(0, len(places), _COLUMNS):
-            cosines = block @ kept[low : min(low + _COLUMNS, len(places))].T
-            at = cosines.argmax(axis=1)
-            value = cosines[np.arange(len(block)), at]
-            where = np.where(value > best, at + low, where)
-            best = np.maximum(value, best)
-        inside = block @ block.T
-        new: list[int] = []  # rows of the block that stay
-        for row in range(len(block)):
-            cosine, neighbour = float(best[row]), int(where[row])
-            if new:
-                at = int(inside[row, new].argmax())
-                if inside[row, new[at]] > cosine:
-                    cosine, neighbour = float(inside[row, new[at]]), len(places) - len(new) + at
-            if cosine >= threshold - _ROUNDING:
-                dropped[start + row] = (places[neighbour], min(cosine, 1.0))
-            else:
-                kept[len(places)] = block[row]
-                places.append(start + row)
-                new.append(row)
-    return dropped
 
 
 def _write_decisions(scratch: Path, n_documents: int, width: int) -> None:

@@ -64,7 +64,7 @@ class VectorReader:
         self._jobs = list(jobs)
         self._starts = np.array([job.start for job in jobs], np.int64)
 
-    @property
+    @functools.cached_property
     def dim(self) -> int:
         """Components of a vector; 0 where there are no documents."""
         return max((self._of(index).shape[1] for index in range(len(self._jobs))), default=0)
@@ -110,13 +110,13 @@ def train_centroids(sample: Vectors, n_clusters: int, n_iterations: int, seed: i
     return unit(np.asarray(kmeans.centroids, np.float32))
 
 
-def nearest(vectors: Vectors, centroids: Vectors) -> Int64:
-    """Return the number of the centroid with the greatest cosine for each vector (n,)."""
+def nearest(vectors: Vectors, centroids: Vectors, n: int = 1) -> Int64:
+    """Return the numbers of the `n` centroids with the greatest cosines for each vector, the nearest first (D, n)."""
     faiss = load_faiss()
     index = faiss.IndexFlatIP(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
-    _, places = index.search(np.ascontiguousarray(vectors), 1)
-    return places[:, 0].astype(np.int64)
+    _, places = index.search(np.ascontiguousarray(vectors), n)
+    return places.astype(np.int64)
 
 
 def load_faiss() -> Any:
