@@ -1,13 +1,13 @@
-"""transformers as a peer: its environment, and the shape of 12.6 M matmul parameters that both sides are timed with."""
+"""transformers as a peer: its environment, and the shape of 12.6 M matmul parameters that all sides are timed with."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-PEER = Path(__file__).parent / "peers" / "transformers"
+from benchmarks._peers import PEERS, environment
+
+PEER = PEERS / "transformers"
 SHAPE: dict[str, Any] = {
     "vocab_size": 8192,
     "hidden_size": 320,
@@ -23,10 +23,4 @@ SHAPE: dict[str, Any] = {
 
 def peer_python(requirements: str = "requirements") -> Path:
     """Return the interpreter of one of transformers' environments, made first if it is not there."""
-    folder = PEER / ".venv" / requirements
-    if not (folder / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        listed = str(PEER / f"{requirements}.txt")
-        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-r", listed], check=True)
-        (folder / "complete").touch()
-    return folder / "bin" / "python"
+    return environment("transformers", requirements)
