@@ -111,10 +111,13 @@ def test_sixty_four_ranks_send_what_is_planned(layout: dict[str, int]) -> None:
     assert not dist.is_initialized()
 
 
-@pytest.mark.parametrize(("checkpointing", "loop_num"), [("none", 1), ("full", 2)])
+@pytest.mark.parametrize(("checkpointing", "loop_num"), [("none", 1), ("none", 2), ("full", 2)])
 def test_an_exchange_for_heads_sends_and_keeps_what_is_planned(checkpointing: str, loop_num: int) -> None:
-    """Bytes exactly; of memory the difference from the ring, in which much else cancels out."""
-    model = SHAPE.model_copy(update={"loop_num": loop_num})
+    """Bytes exactly; of memory the difference from the ring, in which much else cancels out.
+
+    A window of one token, since the ring also keeps the window's rows of other ranks.
+    """
+    model = SHAPE.model_copy(update={"loop_num": loop_num, "loop_window_size": 1})
     fields: dict[str, Any] = {"model": model, "precision": "fp32", "checkpointing": checkpointing}
     ring, heads = (
         _plan({"cp": 2, "tp": 2}, context_exchange=exchange, **fields) for exchange in ("ring", "all_to_all")
@@ -124,7 +127,7 @@ def test_an_exchange_for_heads_sends_and_keeps_what_is_planned(checkpointing: st
     assert found.n_calls["alltoall_base_"] > 0
     assert "send" not in found.n_calls
     grown = found.pass_peak - simulate(ring, rank=3).pass_peak
-    assert grown == pytest.approx(activation_bytes(heads) - activation_bytes(ring), rel=0.1)
+    assert grown == pytest.approx(activation_bytes(heads) - activation_bytes(ring), rel=0.02)
 
 
 def test_nothing_is_left_behind() -> None:

@@ -87,10 +87,11 @@ class RingAttention(ContextAttention):
         strict: bool = False,
     ) -> Tensor:
         """Attention of a later loop on this rank's positions; see `kernels.dispatch.gated_attention`."""
-        global_part = self.causal_attention(q, *global_kv, documents)
-        return mix(global_part, self._local(q, local_kv, documents, window, strict), gate_logits)
+        wide = self.causal_attention(q, *global_kv, documents).chunk(2, 1)
+        near = self._local(q, local_kv, documents, window, strict)  # by chunks, so that each part is kept once
+        return torch.cat([mix(*parts) for parts in zip(wide, near, gate_logits.chunk(2, 1), strict=True)], 1)
 
-    def _local(self, q: Tensor, kv: KeyValue, documents: Documents | None, window: int, strict: bool) -> Tensor:
+    def _local(self, q: Tensor, kv: KeyValue, documents: Documents | None, window: int, strict: bool) -> list[Tensor]:
         zigzag = self._zigzag(q)
         window = min(window, zigzag.length)
         parts = with_halo(torch.cat(kv, 2), window - 1, zigzag, self.group, self.payloads)
@@ -99,7 +100,7 @@ class RingAttention(ContextAttention):
         for part, behind, sight in zip(q.chunk(2, 1), parts, sights, strict=True):
             k, v = behind.chunk(2, 2)
             found.append(span_attention(part, k, v, sight, sight.first + zigzag.chunk_length - behind.shape[1]))
-        return torch.cat(found, 1)
+        return found
 
 
 @dataclass(frozen=True)
