@@ -7,9 +7,11 @@ import json.decoder
 import textwrap
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codeflow.core.languages import BY_NAME
-from codeflow.corpus.code_language import guessed_language, named_language
+from codeflow.corpus.code_language import _COMPILED, guessed_language, named_language
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,12 @@ def test_signs_give_the_language_or_nothing(code: str, language: str) -> None:
 def test_one_weak_sign_is_no_language() -> None:
     assert guessed_language("x === y\n") == ""
     assert guessed_language("var a = 1\n" + "words and words\n" * 5) == ""
+
+
+@pytest.mark.parametrize("language", _COMPILED)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_each_match_of_a_sign_holds_one_of_its_words(language: str, data: st.DataObject) -> None:
+    for pattern, _, words in _COMPILED[language]:
+        match = data.draw(st.from_regex(pattern, fullmatch=True, alphabet=st.characters(max_codepoint=126)))
+        assert any(word in (match.lower() if language == "SQL" else match) for word in words)
