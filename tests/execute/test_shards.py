@@ -120,7 +120,37 @@ def test_a_remark_names_the_commonest_reasons() -> None:
     dropped = {f"r{n}": n for n in range(1, 8)}
     text = _remark(Counts(read=4_000, kept=4_000 - 28, dropped=dropped), 2.0)
     assert text == "read 4,000 (2,000/s), dropped 28: r7 7, r6 6, r5 5, r4 4, r3 3, 2 more reasons"
-    assert _remark(Counts(), 1.0) == ""
+    assert _remark(Counts(read=10), 2.0, 4_560_000) == "read 10 (5/s, 2.3 MB/s of files)"
+    assert _remark(Counts(), 1.0, 7) == ""
+
+
+@dataclass(frozen=True)
+class Copy:
+    name: str
+    source: Path
+
+    @property
+    def n_bytes(self) -> int:
+        return self.source.stat().st_size
+
+
+def take(job: Copy) -> Counts:
+    job.source.unlink()  # and its size is not to be had any more
+    return Counts(read=1, kept=1)
+
+
+def test_bytes_are_said_where_they_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x" * 1_000_000)
+    run_shards(lambda job: Counts(read=1, kept=1), [Copy("a", tmp_path / "a")], tmp_path, "a", LocalPool(1), True)
+    assert re.fullmatch(r"  a: 1/1 shards, read 1 \([\d,]+/s, [\d,.]+ MB/s of files\)", said.pop())
+    run_shards(take, [Copy("b", tmp_path / "b")], tmp_path, "b", LocalPool(1), True)
+    assert re.fullmatch(r"  b: 1/1 shards, read 1 \([\d,]+/s\)", said.pop())
 
 
 def test_finished_shards_are_skipped(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
+import sys
 import sysconfig
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codeflow.core import progress
 from codeflow.core.errors import UserError
 from codeflow.core.manifest import MANIFEST, begin
 from codeflow.core.records import read_records, read_shards
@@ -58,6 +61,31 @@ def test_outcome(tmp_path: Path) -> None:
     ids = {d.id for d in kept.values()}
     assert all(d.detail in ids for d in dropped.values())  # what was kept instead was really kept
     assert manifest.counts.dropped == {r: list(reasons.values()).count(r) for r in sorted(set(reasons.values()))}
+
+
+def test_every_step_says_what_it_reads_and_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "say", said.append)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    source = write_documents(tmp_path / "in", small_corpus())
+    manifest = make(run, DedupConfig(), {"documents": source}, tmp_path / "out")
+    steps = {line.split(":")[0].strip(): re.sub(r" \(.*?/s(, .* MB/s of files)?\)", r"\1", line) for line in said}
+    n_pairs, n_near = (manifest.counts.notes[name] for name in ("candidate_pairs", "near_duplicate_pairs"))
+    unlike = f", dropped {n_pairs - n_near}: below_threshold {n_pairs - n_near}" if n_pairs > n_near else ""
+    ends = {
+        "sign": "read 36, # MB/s of files",
+        "repositories": "read 36",
+        "exact duplicates": "read 36, dropped 3: white_space_duplicate 2, exact_duplicate 1",
+        "shingle sets": "read 16, # MB/s of files",
+        "verify": f"read {n_pairs}{unlike}",
+        "clusters": "read 16, dropped 8: near_duplicate 8",
+    }
+    for step, end in ends.items():
+        assert re.sub(r"[\d,.]+ MB", "# MB", steps[step]) == f"  {step}: 1/1 shards, {end}"
+    assert re.fullmatch(r"  candidate pairs: \d+/\d+ shards.*, read [\d,]+", steps["candidate pairs"])
+    assert manifest.counts.read == 36
 
 
 def test_clusters_tell_the_truth(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ class CrawlFile:
         """Say what it reads, for messages."""
         return self.location.url
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the file; 0 where its store does not say."""
+        return max(0, self.location.n_bytes)
+
 
 def world(config: WebConfig) -> str:
     """Return what the documents depend on besides the configuration: the crawl's files, their sizes and versions."""

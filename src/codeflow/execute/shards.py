@@ -57,14 +57,15 @@ def run_shards(
 
     A finished job leaves `progress/<name>.json` under `output` and is skipped by the next run. A job that fails with
     an ordinary exception, or whose process dies, is tried again `retries` times, when the others are done; then
-    InfrastructureError names it and what it read. UserErrors are not retried. `small`: see `Pool.outcomes`.
+    InfrastructureError names it and what it read. UserErrors are not retried. `small`: see `Pool.outcomes`. Progress
+    says how many bytes of files are read a second where jobs say how many are theirs (`n_bytes`).
     """
     folder = make_folder(output / PROGRESS)
     done = {job.name: folder / f"{job.name}.json" for job in jobs}
     assert len(done) == len(jobs), "job names must be unique"
     finished = {name: counts for name, path in done.items() if (counts := _finished(path)) is not None}
     waiting = [job for job in jobs if job.name not in finished]
-    attempts, fresh = 0, Counts()
+    attempts, fresh, n_bytes = 0, Counts(), 0
     with Bar(label, len(jobs), "shards") as bar:
         bar.already(len(jobs) - len(waiting))
         while waiting:
@@ -74,8 +75,8 @@ def run_shards(
                     if isinstance(outcome, Counts):
                         write_note(done[job.name], outcome.model_dump_json())  # its files are synced
                         finished[job.name] = outcome
-                        fresh = fresh + outcome
-                        bar.advance(remark=_remark(fresh, bar.seconds))
+                        fresh, n_bytes = fresh + outcome, n_bytes + _n_bytes(job)
+                        bar.advance(remark=_remark(fresh, bar.seconds, n_bytes))
                     elif is_final(outcome):
                         raise outcome
                     else:
@@ -100,11 +101,21 @@ def _finished(path: Path) -> Counts | None:
         return None
 
 
-def _remark(counts: Counts, seconds: float) -> str:
+def _n_bytes(job: object) -> int:
+    """Return the bytes of the files that a job reads where it says so and they are there."""
+    try:
+        return getattr(job, "n_bytes", 0)
+    except OSError:
+        return 0
+
+
+def _remark(counts: Counts, seconds: float, n_bytes: int = 0) -> str:
     """Return what this run has read so far, how fast, and what it has dropped, the commonest reasons first."""
     if not counts.read:
         return ""
-    text = f"read {counts.read:,} ({counts.read / max(seconds, 1e-3):,.0f}/s)"
+    seconds = max(seconds, 1e-3)
+    files = f", {n_bytes / 1e6 / seconds:,.1f} MB/s of files" if n_bytes else ""
+    text = f"read {counts.read:,} ({counts.read / seconds:,.0f}/s{files})"
     if not counts.dropped:
         return text
     reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))

@@ -21,6 +21,7 @@ from codeflow.core.manifest import Counts
 from codeflow.core.records import write_records
 from codeflow.transform import minhash
 from codeflow.transform.components import roots_of, stars
+from codeflow.transform.decisions import NEAR
 from codeflow.transform.dedup import KeepConfig, NearConfig
 from codeflow.transform.fingerprints import Int64, keep_order, keys_of, save_arrays
 from codeflow.transform.forks import origins_of
@@ -121,7 +122,12 @@ def resolve(job: ClusterJob) -> Counts:
     n_clusters = write_records(job.output / f"{job.name}.parquet", records(), Cluster)
     numbers = np.array(sorted(drops), np.int64).reshape(-1, 2)
     save_arrays(job.scratch / job.name, dropped=numbers[:, 0], kept=numbers[:, 1])
-    return Counts(notes={"near_duplicate_clusters": n_clusters})
+    return Counts(
+        read=len(keys),
+        kept=len(keys) - len(drops),
+        dropped={NEAR: len(drops)} if drops else {},
+        notes={"near_duplicate_clusters": n_clusters},
+    )
 
 
 def neighbours_of(edges: Int64) -> dict[int, dict[int, float]]:

@@ -360,6 +360,11 @@ class CheckJob:
     def name(self) -> str:
         return f"check-{self.index:05d}"
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the shard."""
+        return self.source.stat().st_size
+
 
 def check_shard(job: CheckJob) -> Counts:
     """Write the kept and dropped documents of one shard, and its hits."""

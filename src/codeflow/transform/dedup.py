@@ -151,6 +151,7 @@ def _near(
     config: DedupConfig, n_documents: int, jobs: Callable[[str], list[fingerprints.ShardJob]], pool: Pool
 ) -> Counts:
     """Find the near-duplicates among what is not dropped yet; write the clusters."""
+    from codeflow.core.manifest import Counts
     from codeflow.execute.shards import run_shards
     from codeflow.transform import clusters, near_dedup
 
@@ -159,9 +160,10 @@ def _near(
     sets, verify = jobs("sets"), jobs("verify")
     scratch, output = sets[0].scratch, sets[0].output
     bands = near_dedup.band_jobs(near, n_documents, scratch)
-    counts = run_shards(near_dedup.pair, bands, output, "candidate pairs", pool, n_documents < _POOL_FROM_DOCUMENTS)
+    notes = run_shards(near_dedup.pair, bands, output, "candidate pairs", pool, n_documents < _POOL_FROM_DOCUMENTS)
     few = near_dedup.count_pairs(scratch) < _POOL_FROM_PAIRS
-    counts += run_shards(near_dedup.write_sets, sets, output, "shingle sets", pool, few)
-    counts += run_shards(near_dedup.verify, verify, output, "verify", pool, few)
+    run_shards(near_dedup.write_sets, sets, output, "shingle sets", pool, few)
+    notes += run_shards(near_dedup.verify, verify, output, "verify", pool, few)
     parts = clusters.cluster_jobs(near, config.keep, config.partition_documents, scratch, output)
-    return counts + run_shards(clusters.resolve, parts, output, "clusters", pool, few)
+    notes += run_shards(clusters.resolve, parts, output, "clusters", pool, few)
+    return Counts(notes=notes.notes)  # what these steps read is keys and pairs, said while they run

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from codeflow.core.manifest import Counts
+from codeflow.transform.decisions import EXACT, WHITE_SPACE
 from codeflow.transform.dedup import KeepConfig
 from codeflow.transform.fingerprints import keep_order, save_arrays
 from codeflow.transform.forks import origins_of
@@ -65,7 +66,9 @@ def group(job: GroupJob) -> Counts:
         kept=np.array([k for _, k, _ in drops], np.int64),
         same_bytes=np.array([s for _, _, s in drops], bool),
     )
-    return Counts()
+    n_read, n_same = sum(map(len, hashes)), sum(same for _, _, same in drops)
+    reasons = {EXACT: n_same, WHITE_SPACE: len(drops) - n_same}
+    return Counts(read=n_read, kept=n_read - len(drops), dropped={reason: n for reason, n in reasons.items() if n})
 
 
 def _drops(rows: list[dict[str, Any]], keep: KeepConfig, forks: Container[str] = ()) -> list[tuple[int, int, bool]]:

@@ -31,6 +31,7 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 ROWS_PER_GROUP = 1024
+_READING = ("sign", "sets", "write")  # steps of a corpus that read its texts
 _POOL_FROM_BYTES = 16 * 2**20  # of compressed Parquet
 _WHITE_SPACE = b" \t\n\r\f\v"
 _DIGEST_BYTES = 16
@@ -52,6 +53,11 @@ class ShardJob:
     @property
     def name(self) -> str:
         return f"{self.step}-{self.index:05d}"
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the shard where the step reads its texts."""
+        return self.source.stat().st_size if self.step in _READING else 0
 
 
 def shard_jobs(step: str, source: Path, config: DedupConfig, scratch: Path, output: Path) -> list[ShardJob]:
@@ -126,7 +132,7 @@ def sign_shard(job: ShardJob) -> Counts:
         pq.write_table(table, temporary, row_group_size=16_384, compression="zstd")
     if config.near is not None:
         _write_bands(job.scratch / f"bands-{job.index:05d}", bands, config.near)
-    return Counts()
+    return Counts(read=number - job.start, kept=number - job.start)
 
 
 def _key_table(

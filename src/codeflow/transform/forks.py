@@ -134,7 +134,8 @@ def describe(job: DescribeJob) -> Counts:
         )
     ordered = [holdings[name] for name in sorted(holdings)]
     write_records(job.shard.scratch / f"holdings-{job.shard.index:05d}.parquet", ordered, Holding)
-    return Counts()
+    n_documents = sum(holding.n_documents for holding in ordered)
+    return Counts(read=n_documents, kept=n_documents)
 
 
 def _merged(holdings: Iterable[Holding]) -> dict[str, Holding]:
@@ -176,7 +177,8 @@ def share(job: ShareJob) -> Counts:
             shared.update(itertools.combinations(sorted(held), 2))
     records = [Shared(*pair, n) for pair, n in sorted(shared.items())]
     write_records(job.scratch / f"shared-{job.part:05d}.parquet", records, Shared)
-    return Counts()
+    n_documents = sum(map(len, hashes))
+    return Counts(read=n_documents, kept=n_documents)
 
 
 def forks(holdings: Mapping[str, Holding], shared: Mapping[tuple[str, str], int], config: ForkConfig) -> dict[str, str]:

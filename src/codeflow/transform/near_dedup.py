@@ -70,13 +70,14 @@ def pair(job: BandJob) -> Counts:
     The distinct greater numbers (R,) of the pairs are written beside them, so that a shard finds its own quickly.
     """
     found = [_pairs_of_band(job, band) for band in range(job.first, job.last)]
-    pairs = distinct_rows(np.concatenate([pairs for pairs, _ in found]))
+    pairs = distinct_rows(np.concatenate([pairs for pairs, _, _ in found]))
     save_arrays(job.scratch / job.name, pairs=pairs, greater=np.unique(pairs[:, 1]))
-    n_crowded = sum(n for _, n in found)
-    return Counts(notes={"crowded_buckets": n_crowded} if n_crowded else {})
+    n_crowded, n_keys = sum(n for _, n, _ in found), sum(n for _, _, n in found)
+    return Counts(read=n_keys, kept=n_keys, notes={"crowded_buckets": n_crowded} if n_crowded else {})
 
 
-def _pairs_of_band(job: BandJob, band: int) -> tuple[Int64, int]:
+def _pairs_of_band(job: BandJob, band: int) -> tuple[Int64, int, int]:
+    """Return (pairs, crowded buckets, keys read)."""
     dropped = DroppedReader(job.scratch)
     low = np.uint64(job.part * _HASHES // job.parts)
     high = np.uint64((job.part + 1) * _HASHES // job.parts - 1)
@@ -89,7 +90,7 @@ def _pairs_of_band(job: BandJob, band: int) -> tuple[Int64, int]:
         here = ~dropped.contains(found)
         keys.append(np.array(row[first:last])[here])
         numbers.append(found[here])
-    return bucket_pairs(np.concatenate(keys), np.concatenate(numbers), job.reach)
+    return *bucket_pairs(np.concatenate(keys), np.concatenate(numbers), job.reach), sum(map(len, keys))
 
 
 def bucket_pairs(keys: npt.NDArray[np.uint64], numbers: Int64, reach: int) -> tuple[Int64, int]:
@@ -145,7 +146,7 @@ def write_sets(job: ShardJob) -> Counts:
     offsets = np.cumsum([0, *(s.size for s in sets)], dtype=np.int64)
     hashes = np.concatenate(sets) if sets else np.empty(0, np.uint64)
     save_arrays(path, numbers=numbers, offsets=offsets, hashes=hashes)
-    return Counts()
+    return Counts(read=len(numbers), kept=len(numbers))
 
 
 def _sets(job: ShardJob, numbers: Int64, n_tokens: int) -> Iterator[minhash.UInt64]:
@@ -206,4 +207,10 @@ def verify(job: ShardJob) -> Counts:
     pairs, similarity = pairs[alike], similarity[alike]
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     save_arrays(job.scratch / f"edges-{job.index:05d}", pairs=pairs[order], jaccards=similarity[order])
-    return Counts(notes={"candidate_pairs": len(alike), "near_duplicate_pairs": int(alike.sum())})
+    n_read, n_alike = len(alike), int(alike.sum())
+    return Counts(
+        read=n_read,
+        kept=n_alike,
+        dropped={"below_threshold": n_read - n_alike} if n_read > n_alike else {},
+        notes={"candidate_pairs": n_read, "near_duplicate_pairs": n_alike},
+    )

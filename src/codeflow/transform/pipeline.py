@@ -49,6 +49,11 @@ class _Shard:
     output: Path
     config: CleanConfig
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the source."""
+        return self.source.stat().st_size
+
 
 def run(config: CleanConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Apply the operators to `documents`; write one `documents-*` and one `dropped-*.parquet` per input shard.

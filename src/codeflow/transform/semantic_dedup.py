@@ -82,6 +82,11 @@ class EmbedJob:
     def name(self) -> str:
         return f"embed-{self.shard.index:05d}"
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the shard."""
+        return self.shard.source.stat().st_size
+
 
 @dataclass(frozen=True)
 class AssignJob:
@@ -111,7 +116,7 @@ class RecordJob:
 
 def run(config: SemanticDedupConfig, inputs: Mapping[str, Path], output: Path, pool: Pool = THIS_MACHINE) -> Manifest:
     """Drop documents of `inputs["documents"]` that mean what a kept one does. Does not depend on `pool`."""
-    from codeflow.core.manifest import PROGRESS, require_kind, seal
+    from codeflow.core.manifest import PROGRESS, Counts, require_kind, seal
     from codeflow.execute.shards import run_shards
     from codeflow.transform import decisions
     from codeflow.transform.fingerprints import is_small, shard_jobs, sign_shard
@@ -137,9 +142,11 @@ def run(config: SemanticDedupConfig, inputs: Mapping[str, Path], output: Path, p
     run_shards(assign, [AssignJob(shard, nearest) for shard in shards], output, "assign", pool, small)
     n_rounds, named = _decide(config, shards, nearest, output, pool, small)
     records = [RecordJob(part, named, scratch, output) for part in named.parts() or [0]]
-    counts = run_shards(record, records, output, "record", pool, small or len(records) < 2)
+    recorded = run_shards(record, records, output, "record", pool, small or len(records) < 2)
     _write_decisions(scratch, n_documents, config.partition_documents)
-    counts += run_shards(decisions.write_shard, jobs("write"), output, "write", pool, small)
+    counts = Counts(notes=recorded.notes) + run_shards(
+        decisions.write_shard, jobs("write"), output, "write", pool, small
+    )
     return seal(output, counts, {"n_clusters": n_clusters, "n_rounds": n_rounds, "dim": VectorReader(shards).dim})
 
 
@@ -177,11 +184,16 @@ def _decide(
 
 def embed(job: EmbedJob) -> Counts:
     """Write the vectors of one shard."""
-    from codeflow.core.manifest import Counts
     from codeflow.transform.vectors import vectors_path, write_vectors
 
     write_vectors(job.shard.source, vectors_path(job.shard), job.encoder)
-    return Counts()
+    return _all_kept(job.shard)
+
+
+def _all_kept(shard: ShardJob) -> Counts:
+    from codeflow.core.manifest import Counts
+
+    return Counts(read=shard.stop - shard.start, kept=shard.stop - shard.start)
 
 
 def _write_centroids(config: SemanticDedupConfig, reader: Any, n_documents: int, scratch: Path) -> int:
@@ -203,7 +215,6 @@ def _write_centroids(config: SemanticDedupConfig, reader: Any, n_documents: int,
 
 def assign(job: AssignJob) -> Counts:
     """Write the clusters of each document of a shard (D, nearest); -1 for a document that is like nothing."""
-    from codeflow.core.manifest import Counts
     from codeflow.transform.fingerprints import load_array, save_arrays
     from codeflow.transform.vectors import nearest, vectors_path
 
@@ -216,7 +227,7 @@ def assign(job: AssignJob) -> Counts:
         places[~np.any(here, axis=1)] = -1
         found.append(places)
     save_arrays(job.shard.scratch / f"assigned-{job.shard.index:05d}", clusters=np.concatenate(found))
-    return Counts()
+    return _all_kept(job.shard)
 
 
 def _gather(config: SemanticDedupConfig, shards: list[ShardJob], nearest: int, scratch: Path) -> Spill:
@@ -262,7 +273,11 @@ def record(job: RecordJob) -> Counts:
     n_clusters = write_records(job.output / f"clusters-{job.part:05d}.parquet", records(), SemanticCluster)
     with atomic_path(job.scratch / f"semantic-{job.part:05d}.parquet") as temporary:
         pq.write_table(decision_table(sorted(found)), temporary, row_group_size=16_384)
-    return Counts(notes={"semantic_clusters": n_clusters} if n_clusters else {})
+    return Counts(
+        read=len(found),
+        dropped={REASON: len(found)} if found else {},
+        notes={"semantic_clusters": n_clusters} if n_clusters else {},
+    )
 
 
 def _record(keys: dict[int, dict[str, Any]], kept: int, members: list[tuple[float, int]]) -> SemanticCluster:

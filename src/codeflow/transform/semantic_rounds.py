@@ -33,6 +33,7 @@ import numpy.typing as npt
 from codeflow.core.manifest import Counts
 from codeflow.core.storage import atomic_path
 from codeflow.transform.fingerprints import Int64, UInt8, array_path, keep_order, keys_of, load_array, save_arrays
+from codeflow.transform.semantic_dedup import REASON
 from codeflow.transform.vectors import VectorReader
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def order(job: OrderJob) -> Counts:
         vectors.flush()
         del vectors
     save_arrays(path, members=members, starts=np.append(starts, members.size))
-    return Counts()
+    return Counts(read=members.size, kept=members.size)
 
 
 def decide(job: RoundJob) -> Counts:
@@ -114,8 +115,10 @@ def decide(job: RoundJob) -> Counts:
             found = judged(vectors, states, job.threshold, job.alone)
             numbers.append(members[undecided])
             verdicts.append(found[undecided])
-    _save_by_number(job.scratch / job.name, np.concatenate(numbers), verdicts=np.concatenate(verdicts))
-    return Counts()
+    every = np.concatenate(verdicts)
+    _save_by_number(job.scratch / job.name, np.concatenate(numbers), verdicts=every)
+    n_fallen = int((every == FALLEN).sum())
+    return Counts(read=every.size, kept=every.size - n_fallen, dropped={REASON: n_fallen} if n_fallen else {})
 
 
 def name(job: RoundJob) -> Counts:
@@ -129,7 +132,8 @@ def name(job: RoundJob) -> Counts:
     _save_by_number(
         job.scratch / job.name, np.concatenate(numbers), kept=np.concatenate(kept), cosines=np.concatenate(cosines)
     )
-    return Counts()
+    n_named = sum(map(len, numbers))
+    return Counts(read=n_named, kept=n_named)
 
 
 def _clusters(job: RoundJob) -> Iterator[tuple[Int64, Vectors, UInt8]]:
