@@ -62,6 +62,8 @@ def test_override_sets_one_field(override: str, expected: Outer) -> None:
         ("inners.0.nme=b", ["no field 'nme' in inners.0", "did you mean 'name'"]),
         ("spare.stops=4", ["spare.stops", "xtra"]),
         ("limit.x=4", ["limit", "number"]),
+        ("sizes=5", ["sizes=5", "a list is needed; write sizes='[5]'"]),
+        ("sizes=null", ["sizes=None", "a list is needed"]),
     ],
 )
 def test_bad_override_is_one_clear_line(override: str, words: list[str]) -> None:

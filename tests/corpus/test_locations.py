@@ -71,7 +71,9 @@ def test_nothing_there(folder: Path) -> None:
     for pattern in (f"{folder}/*.none", f"{folder}/none"):
         with pytest.raises(UserError, match="no file at"):
             located([pattern])
-    with pytest.raises(UserError, match="cannot read 'nosuch://x'"):
+    with pytest.raises(UserError, match=r"/i\*' matches folders only; end it in /\*\* for the files below them"):
+        located([f"{folder}/i*"])
+    with pytest.raises(UserError, match=r"cannot read 'nosuch://x': .*nosuch; give a path, or a URL of a protocol"):
         located(["nosuch://x"])
     (found,) = located([f"{folder}/a.txt"])
     (folder / "a.txt").unlink()

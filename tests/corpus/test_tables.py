@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from codeflow.core.errors import UserError
 from codeflow.core.types import Document
-from codeflow.corpus.tables import TableSettings, json_rows, parquet_rows, row_documents
+from codeflow.corpus.tables import Columns, TableSettings, json_rows, parquet_rows, row_documents
 
 CODE = "def f(x):\n    return x\n"
 # The column names of the published data sets' cards; the values are made up.
@@ -122,10 +122,22 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def test_parquet_rows_and_damage() -> None:
     rows = [{"text": f"row {n}", "n": n} for n in range(700)]
-    assert list(parquet_rows(io.BytesIO(parquet(rows)), "a.parquet")) == rows
+    assert list(parquet_rows(io.BytesIO(parquet(rows)), "a.parquet", Columns())) == rows
     for data in (b"", b"PAR1", b"no table" * 100, parquet(rows)[:-10], b"PAR1" + parquet(rows)[40:]):
         with pytest.raises(UserError, match=r"a.parquet is not a readable Parquet file"):
-            list(parquet_rows(io.BytesIO(data), "a.parquet"))
+            list(parquet_rows(io.BytesIO(data), "a.parquet", Columns()))
+
+
+def test_a_table_without_texts_names_its_columns() -> None:
+    """The Stack v2 as it is published: rows name blobs whose texts lie elsewhere."""
+    row = {name: value for name, value in STACK_V2.items() if name != "content"}
+    with pytest.raises(
+        UserError, match=r"a.parquet has no column for texts \(it has blob_id, path, .*, \.\.\.; looked"
+    ):
+        list(parquet_rows(io.BytesIO(parquet([row])), "a.parquet", Columns()))
+    other = parquet([{"answer": {"body": "x"}}])
+    assert len(list(parquet_rows(io.BytesIO(other), "a.parquet", Columns(text=("answer.body",))))) == 1
+    assert len(list(parquet_rows(io.BytesIO(parquet([{"files": [], "repo_name": "o/n"}])), "a", Columns()))) == 1
 
 
 _NAMES = st.sampled_from(["text", "content", "files", "path", "url", "language", "licenses", "metadata", "is_vendor"])

@@ -167,6 +167,19 @@ def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         connected("10.1.1.1:6379")
 
 
+def test_a_cluster_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception when one of its processes is late."""
+
+    def late(address: str, **options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nmore")
+
+    monkeypatch.delenv(RAY_ADDRESS, raising=False)
+    monkeypatch.setattr("ray.init", late)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(InfrastructureError, match=r"^Ray did not start .*timed out.*--on local$"), pool_on("ray"):
+        pass
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'codeflow\[ray\]', or use --on local"), pool_on("ray:auto"):

@@ -21,6 +21,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+_SEVERAL = ("tuple_type", "list_type")  # pydantic's names of what is wrong where one value stands for several
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -62,6 +63,10 @@ def _explain(item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if not path:  # a rule over several fields; its message names them
         return message
+    if item["type"] in _SEVERAL:
+        one = item.get("input")
+        example = f"; write {path}='{json.dumps([one])}'" if isinstance(one, str | int | float) else ""
+        message = f"a list is needed{example}"
     value = repr(item.get("input"))
     return f"{path}={value if len(value) <= 80 else value[:77] + '...'}: {message}"
 

@@ -162,7 +162,7 @@ def _unwanted(document: Document, config: FilesConfig) -> str:
 def _of_table(location: Location, config: FilesConfig, dropped: Counter[str]) -> Iterator[Document]:
     with opened(location) as stream:
         if location.path.lower().endswith(PARQUET_NAMES):
-            rows = parquet_rows(stream, location.path)
+            rows = parquet_rows(stream, location.path, config.tables.columns)
         else:
             rows = json_rows(stream, location.path.lower(), config.tables.max_line_bytes, dropped)
         for row in rows:

@@ -71,13 +71,18 @@ def _matches(pattern: str) -> Iterable[Location]:
     try:
         system, root = fsspec.url_to_fs(pattern)
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot read '{pattern}': {error}") from None
+        raise UserError(
+            f"cannot read '{pattern}': {error}; give a path, or a URL of a protocol that fsspec knows"
+        ) from None
     try:
         if system.isdir(root):
             listed: dict[str, Any] = system.find(root, detail=True)
             fixed = root
         elif any(sign in root for sign in "*?["):
-            listed = {path: info for path, info in system.glob(root, detail=True).items() if info["type"] == "file"}
+            matching = system.glob(root, detail=True)
+            listed = {path: info for path, info in matching.items() if info["type"] == "file"}
+            if matching and not listed:
+                raise UserError(f"'{pattern}' matches folders only; end it in /** for the files below them")
             fixed = root[: min(root.find(sign) for sign in "*?[" if sign in root)].rpartition("/")[0]
         else:
             listed = {root: system.info(root)} if system.exists(root) else {}

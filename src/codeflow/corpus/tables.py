@@ -12,7 +12,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from codeflow.core.config import Config
@@ -27,6 +27,7 @@ _LINES = (".jsonl", ".ndjson", ".json")  # a bare .json is a file of data
 PARQUET_NAMES = (".parquet",)
 JSON_LINES_NAMES = (".jsonl", ".ndjson", *(f"{name}{packed}" for name in _LINES for packed in (".gz", ".zst")))
 _ROWS_PER_BATCH = 256
+_NAMED = 12  # columns that an error names
 _FILES = "files"  # The Stack v2: one row per repository
 
 
@@ -78,18 +79,33 @@ class TableSettings(Config):
     max_line_bytes: int = 50_000_000  # of a JSON line
 
 
-def parquet_rows(stream: BinaryIO, name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a Parquet file, a few hundred in memory. Raises UserError naming a damaged file."""
+def parquet_rows(stream: BinaryIO, name: str, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a Parquet file, a few hundred in memory.
+
+    Raises UserError naming a damaged file, or one that has no column for texts.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(stream) as file:
+            _require_text(file.schema_arrow.names, name, columns)
             for batch in file.iter_batches(_ROWS_PER_BATCH):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} is not a readable Parquet file ({reason}); fetch it again or leave it out") from None
+
+
+def _require_text(found: Sequence[str], name: str, columns: Columns) -> None:
+    """Raise UserError when none of a table's columns can hold its texts, as in tables that only list files."""
+    if _FILES in found or any(text.partition(".")[0] in found for text in columns.text):
+        return
+    listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+    raise UserError(
+        f"{name} has no column for texts (it has {listed or 'none'}; looked for {', '.join(columns.text)}); "
+        f"join the texts to it, or name their column: tables.columns.text='[\"...\"]'"
+    )
 
 
 def json_rows(stream: BinaryIO, name: str, max_bytes: int, dropped: Counter[str]) -> Iterator[Mapping[str, Any]]:

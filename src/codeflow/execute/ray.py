@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from codeflow.core.errors import UserError
+from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.core.manifest import Counts
 from codeflow.execute.local import default_workers
 from codeflow.execute.pool import JobT, Outcome, Outcomes, Pool, in_this_process
@@ -82,14 +82,21 @@ def _outcome(ray: Any, reference: Any) -> Outcome:
 def cluster(address: str) -> Iterator[RayPool]:
     """Yield the pool of the cluster at `address`; "" starts one on this machine, which ends with the block.
 
-    Raises UserError when Ray is not installed or no cluster answers.
+    Raises UserError when Ray is not installed or no cluster answers, InfrastructureError when none can be started.
     """
     if address:
         connected(address)
         yield RayPool(address)
         return
     ray = _library()
-    ray.init("local", num_cpus=default_workers(), object_store_memory=_STORE_BYTES, include_dashboard=False, **_QUIET)
+    options = {"num_cpus": default_workers(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init("local", **options, **_QUIET)
+    except Exception as error:  # Ray's own: a bare Exception when a part of it has not come up in time
+        ray.shutdown()
+        raise InfrastructureError(
+            f"Ray did not start on this machine ({_first_line(error)}); give the command again, or use --on local"
+        ) from None
     try:
         yield RayPool(ray.get_runtime_context().gcs_address)
     finally:
@@ -103,11 +110,15 @@ def connected(address: str) -> Any:
         try:
             ray.init(address, **_QUIET)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
             raise UserError(
-                f"no Ray cluster answers at '{address}' ({why}); start one with `ray start --head`, or use --on ray"
+                f"no Ray cluster answers at '{address}' ({_first_line(error)}); "
+                "start one with `ray start --head`, or use --on ray"
             ) from None
     return ray
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _library() -> Any:
