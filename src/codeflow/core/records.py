@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,10 +52,17 @@ def schema_of(kind: type) -> pa.Schema:
     return pa.schema([pa.field(name, _arrow(hint)) for name, hint in _hints(kind).items()])
 
 
+@functools.cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Return the names of a dataclass's fields; None for other types."""
+    return tuple(item.name for item in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+
+
 def to_row(value: Any) -> Any:
     """Return the plain JSON-able form of a record."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_row(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    names = _names(type(value))
+    if names is not None:
+        return {name: to_row(getattr(value, name)) for name in names}
     if isinstance(value, tuple):
         return [to_row(item) for item in value]
     return value
@@ -63,17 +70,32 @@ def to_row(value: Any) -> Any:
 
 def from_row(kind: Any, row: Any) -> Any:
     """Build a record of `kind` from its plain form (a row of `to_pylist`, or JSON)."""
-    if row is None or kind in _PLAIN:
-        return row
+    return _builder(kind)(row)
+
+
+@functools.cache
+def _builder(kind: Any) -> Callable[[Any], Any]:
+    """Return what builds a value of `kind` from its plain form, put together once for all rows."""
+    if kind in _PLAIN:
+        return lambda row: row
     if dataclasses.is_dataclass(kind):
+        fields = tuple((name, _builder(hint)) for name, hint in _hints(typing.cast(type, kind)).items())
         # A field that is younger than the row has its default.
-        return kind(**{n: from_row(hint, row[n]) for n, hint in _hints(kind).items() if n in row})  # type: ignore[operator]
+        return _unless_none(lambda row: kind(**{name: build(row[name]) for name, build in fields if name in row}))  # type: ignore[operator]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return tuple(from_row(arguments[0], item) for item in row)
+        item = _builder(arguments[0])
+        return _unless_none(lambda row: tuple(map(item, row)))
     if origin is dict:
-        return {key: from_row(arguments[1], item) for key, item in (row.items() if isinstance(row, dict) else row)}
-    return from_row(next(a for a in arguments if a is not type(None)), row)
+        value = _builder(arguments[1])
+        return _unless_none(
+            lambda row: {key: value(inner) for key, inner in (row.items() if isinstance(row, dict) else row)}
+        )
+    return _builder(next(a for a in arguments if a is not type(None)))
+
+
+def _unless_none(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda row: None if row is None else build(row)
 
 
 def write_records(path: Path, records: Iterable[Any], kind: type) -> int:
