@@ -218,27 +218,27 @@ _FOLDED = _folded()
 
 
 @functools.cache
-def _beginnings(pairs: str) -> npt.NDArray[np.bool_]:
-    """Return which pairs of folded characters are among `pairs`, (128, 128)."""
-    table = np.zeros((128, 128), np.bool_)
-    for first, second in pairs.split():
-        table[ord(first), ord(second)] = True
+def _beginnings(triples: str) -> npt.NDArray[np.bool_]:
+    """Return which three folded characters are among `triples`, (128, 128, 128)."""
+    table = np.zeros((128, 128, 128), np.bool_)
+    for triple in triples.split():
+        table[tuple(map(ord, triple))] = True
     return table
 
 
-def lines_that_begin(codes: Codes, pairs: str, max_characters: int) -> list[int]:
-    """Return the numbers of lines that begin with a fence of code, a digit, © or one of `pairs`.
+def lines_that_begin(codes: Codes, triples: str, max_characters: int) -> list[int]:
+    """Return the numbers of lines that begin with a fence of code, a digit, © or one of `triples`.
 
-    `pairs`: two ASCII characters each, letters small, with spaces between. White space, hyphens, asterisks and bullets
-    before the pair do not count, nor does case; a line with more than `max_characters`, white space around it left out,
-    begins with nothing but a fence.
+    `triples`: three ASCII characters each, letters small, with spaces between. White space, hyphens, asterisks and
+    bullets before them do not count, nor does case; a line with more than `max_characters`, white space around it left
+    out, begins with nothing but a fence.
     """
     numbers = np.empty(len(codes) + 1, np.int64)
-    return numbers[: _lines(codes, _classes, _FOLDED, _beginnings(pairs), max_characters, numbers)].tolist()
+    return numbers[: _lines(codes, _classes, _FOLDED, _beginnings(triples), max_characters, numbers)].tolist()
 
 
 @compiled
-def _lines(codes, classes, folded, pairs, max_characters, numbers):  # pragma: no cover - compiled
+def _lines(codes, classes, folded, triples, max_characters, numbers):  # pragma: no cover - compiled
     n, line, start = 0, 0, 0
     for i in range(codes.size + 1):
         if i < codes.size and codes[i] != _NEWLINE:
@@ -257,9 +257,9 @@ def _lines(codes, classes, folded, pairs, max_characters, numbers):  # pragma: n
         if i - start >= 3:
             found = codes[start] == _BACKTICK and codes[start + 1] == _BACKTICK and codes[start + 2] == _BACKTICK
         if fits and first < last:
-            second = folded[codes[first + 1]] if first + 1 < last else 0
-            found |= pairs[folded[codes[first]], second] or codes[first] == _COPYRIGHT
-            found |= (classes[codes[first]] & _DECIMAL) != 0
+            if first + 2 < last:
+                found |= triples[folded[codes[first]], folded[codes[first + 1]], folded[codes[first + 2]]]
+            found |= codes[first] == _COPYRIGHT or (classes[codes[first]] & _DECIMAL) != 0
         if found:
             numbers[n] = line
             n += 1

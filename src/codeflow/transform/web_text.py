@@ -51,9 +51,14 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 _NOISE_CHARACTERS = 100  # a longer line says more than its noise
-_BEGINNINGS = "ad ba cl co ed em e- fo ho la le lo me ne pi po pr pu re se sh si sk su ta tw up vi (c"  # of `_NOISE`
+_BEGINNINGS = (  # of what `_NOISE` matches, digits and © left out
+    "sha twe pin pri ema e-m rep rea con log sig reg sub adv ski bac pre nex men sea loa clo hom lea fol sho vie cli "
+    "tab edi cop pos pub upd las (c)"
+)
+_LEADING = "-•* "  # before noise
 _POLICY_WORDS = ("terms of use", "privacy policy", "cookie", "javascript")  # one is in all that `_POLICY` matches
 _LATE_NOISE = "all rights reserved"  # and this in what `_NOISE` matches with anything before it
+_FENCE = re.compile(r"`{3,}")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -199,14 +204,15 @@ def _noise_lines(text: str, lines: list[str]) -> set[int]:
 
     fence, noise = "", set()
     beginning = lines_that_begin(code_points(text), _BEGINNINGS, _NOISE_CHARACTERS)
-    for number in sorted({*beginning, *_with_words(text)}):
+    with_words = set(_with_words(text))
+    for number in sorted({*beginning, *with_words}):
         line = lines[number]
-        mark = re.match(r"`{3,}", line)
+        mark = _FENCE.match(line)
         if mark and not fence:
             fence = mark[0]
         elif mark and mark[0] == fence and line.rstrip() == fence:
             fence = ""
-        elif not fence and _is_noise(line.strip()):
+        elif not fence and _is_noise(line.strip(), number in with_words):
             noise.add(number)
     return noise
 
@@ -227,10 +233,11 @@ def _with_words(text: str) -> Iterator[int]:
             place = lowered.find(word, line_end) if line_end >= 0 else -1
 
 
-def _is_noise(line: str) -> bool:
+def _is_noise(line: str, has_words: bool = True) -> bool:
+    """Say whether a stripped line is noise. `has_words`: it may hold one of `_POLICY_WORDS`."""
     if not line or len(line) > _NOISE_CHARACTERS:
-        return bool(line) and len(line) < 3 * _NOISE_CHARACTERS and bool(_POLICY.search(line))
-    return bool(_NOISE.fullmatch(line.lstrip("-•* ")) or _POLICY.search(line))
+        return has_words and bool(line) and len(line) < 3 * _NOISE_CHARACTERS and bool(_POLICY.search(line))
+    return bool(_NOISE.fullmatch(line.lstrip(_LEADING)) or (has_words and _POLICY.search(line)))
 
 
 class WebRepetition(_WebOperator):
