@@ -2,12 +2,14 @@
 
 A small undisturbed run is the reference. Then, for each stage: a run that records the stage's kill points (before each
 fsync, before and after each rename, before and after the manifest), and one run per chosen point in which the whole
-process group gets SIGKILL exactly there; besides, kills at random times, and runs in which only workers are killed:
-single processes that work on shards, drawn anew at random times, while the run itself lives. After each kill the same
-command is given again, and the stage's fingerprint, counts and metrics must equal the reference.
+process group gets SIGKILL exactly there (on Ray a worker is a group of its own: it dies alone, and the run goes on);
+besides, kills at random times, runs in which only workers are killed: single processes that work on shards, drawn anew
+at random times, while the run itself lives; and runs of which the driver alone is killed while a worker is at a shard.
+After each kill the same command is given again, and the stage's fingerprint, counts and metrics must equal the
+reference, which is made on this machine's own pool of processes.
 
     python -m campaigns kills --points 8 --random 3 --workers 2 --seed 0 --table docs/campaigns/kills.md
-    python -m campaigns kills --points 2 --workers 2 --on ray --stages clean dedup --table docs/campaigns/kills_ray.md
+    python -m campaigns kills --drivers 3 --on ray --stages collect clean --table docs/campaigns/kills_ray.md
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -52,20 +54,24 @@ class Outcome:
     random_kills: int = 0
     worker_kills: int = 0
     gave_up: int = 0  # of the runs with killed workers: those that named the shard and ended; the others went on
+    driver_kills: int = 0
     unequal: int = 0
     failed: int = 0
 
-    def and_workers(self, other: Outcome) -> Outcome:
-        """Return this outcome with that of the stage's killed workers."""
-        added = {name: getattr(self, name) + getattr(other, name) for name in ("unequal", "failed")}
-        return replace(self, worker_kills=other.worker_kills, gave_up=other.gave_up, **added)
+    def and_also(self, other: Outcome) -> Outcome:
+        """Return this outcome with that of other kills of the same stage."""
+        counted = [f.name for f in fields(self) if f.name not in ("stage", "points")]
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counted})
 
 
 class Hunt:
-    """Kills single processes that work on shards, each after so many seconds in which there was one."""
+    """Kills single processes that work on shards, each after so many seconds in which there was one.
 
-    def __init__(self, moments: Sequence[float], rng: random.Random) -> None:
-        self._waits, self._rng = list(moments), rng
+    Or, `driver`, the run itself and nothing else of it, after that many.
+    """
+
+    def __init__(self, moments: Sequence[float], rng: random.Random, driver: bool = False) -> None:
+        self._waits, self._rng, self._driver = list(moments), rng, driver
         self.n_killed = 0
 
     def go(self, process: subprocess.Popen[str]) -> None:
@@ -75,7 +81,7 @@ class Hunt:
             workers = [child for child in _children(process.pid) if _is_worker(child)]
             if workers and seen >= self._waits[0]:
                 with contextlib.suppress(psutil.Error):
-                    self._rng.choice(workers).kill()
+                    (psutil.Process(process.pid) if self._driver else self._rng.choice(workers)).kill()
                     self.n_killed += 1
                 self._waits.pop(0)
                 seen = 0.0
@@ -179,7 +185,7 @@ def kill_stage(
     started = time.monotonic()
     assert campaign.run(trial, stage, {CRASH_LOG: str(log)}) == 0
     seconds = time.monotonic() - started
-    outcome.points = log.stat().st_size // _RECORD_BYTES if log.exists() else 0
+    outcome.points = _reached(log)
     chosen = sorted(rng.sample(range(1, outcome.points + 1), min(points, outcome.points)))
     assert not points or chosen
     moments: list[tuple[dict[str, str], float | None]] = [
@@ -190,9 +196,30 @@ def kill_stage(
         log.unlink(missing_ok=True)
         trial = campaign.copy(reference, missing, "trial")
         code = campaign.run(trial, stage, environment, limit)
-        if code == -9:
-            outcome.kills += limit is None
-            outcome.random_kills += limit is not None
+        outcome.kills += limit is None and _reached(log) >= int(environment[CRASH_AT])
+        outcome.random_kills += limit is not None and code == -9
+        if campaign.run(trial, stage) != 0:
+            outcome.failed += 1
+        elif identity(trial / stage) != identity(reference / stage):
+            outcome.unequal += 1
+    return outcome
+
+
+def _reached(log: Path) -> int:
+    """Return how many kill points a run came to."""
+    return log.stat().st_size // _RECORD_BYTES if log.exists() else 0
+
+
+def kill_drivers(
+    campaign: Campaign, reference: Path, stages: Sequence[str], stage: str, trials: int, rng: random.Random
+) -> Outcome:
+    """Kill the run while a worker is at a shard, and give the command again at once; compare what it ends with."""
+    outcome = Outcome(stage)
+    for _ in range(trials):
+        trial = campaign.copy(reference, stages[stages.index(stage) :], "trial")
+        hunt = Hunt([rng.uniform(0, 0.5)], rng, driver=True)
+        campaign.run(trial, stage, hunt=hunt)
+        outcome.driver_kills += hunt.n_killed
         if campaign.run(trial, stage) != 0:
             outcome.failed += 1
         elif identity(trial / stage) != identity(reference / stage):
@@ -224,15 +251,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """Return the Markdown table of a campaign."""
     lines = [
         "| stage | kill points | killed at points | killed at random | workers killed | of these runs, gave up "
-        "| unequal after | failed after |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| drivers killed | unequal after | failed after |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.worker_kills} | {o.gave_up} | {o.unequal} "
-        f"| {o.failed} |"
+        f"| {o.stage} | {o.points} | {o.kills} | {o.random_kills} | {o.worker_kills} | {o.gave_up} "
+        f"| {o.driver_kills} | {o.unequal} | {o.failed} |"
         for o in outcomes
     ]
-    kills = sum(o.kills + o.random_kills + o.worker_kills for o in outcomes)
+    kills = sum(o.kills + o.random_kills + o.worker_kills + o.driver_kills for o in outcomes)
     bad = sum(o.unequal + o.failed for o in outcomes)
     lines.append(f"\n{kills} kills, {bad} with another outcome than the undisturbed run.")
     return "\n".join(lines)
@@ -244,6 +271,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=6, help="kill points per stage, drawn without repetition")
     parser.add_argument("--random", type=int, default=2, help="kills at random times per stage")
     parser.add_argument("--workers", type=int, default=1, help="runs per stage in which workers are killed")
+    parser.add_argument("--drivers", type=int, default=0, help="runs per stage of which the driver alone is killed")
     parser.add_argument("--on", default="local", help="where shards run: local or ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="*", help="only these stages")
@@ -261,16 +289,17 @@ def main() -> int:
         for stage in options.stages or stages:
             whole = kill_stage(campaign, reference, stages, stage, options.points, options.random, rng)
             single = kill_workers(campaign, reference, stages, stage, options.workers, rng)
-            outcomes.append(whole.and_workers(single))
+            driver = kill_drivers(campaign, reference, stages, stage, options.drivers, rng)
+            outcomes.append(whole.and_also(single).and_also(driver))
             print(outcomes[-1], file=sys.stderr)
     text = table(outcomes)
     print(text)
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         command = f"python -m campaigns kills --seed {options.seed} --points {options.points} --random {options.random}"
-        command += f" --workers {options.workers} --on {options.on}"
+        command += f" --workers {options.workers} --drivers {options.drivers} --on {options.on}"
         command += f" --stages {' '.join(options.stages)}" if options.stages else ""
-        command += " " + " ".join(options.run)
+        command += " -- " + " ".join(options.run)
         machine = (
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         )
