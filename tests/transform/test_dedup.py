@@ -84,6 +84,7 @@ def test_every_step_says_what_it_reads_and_drops(tmp_path: Path, monkeypatch: py
     }
     for step, end in ends.items():
         assert re.sub(r"[\d,.]+ MB", "# MB", steps[step]) == f"  {step}: 1/1 shards, {end}"
+    assert re.fullmatch(r"  components: [\d,]+ edges, [\d,]+/s, round \d", steps["components"])
     assert re.fullmatch(r"  candidate pairs: \d+/\d+ shards.*, read [\d,]+", steps["candidate pairs"])
     assert manifest.counts.read == 36
 

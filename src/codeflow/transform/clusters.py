@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from codeflow.core.manifest import Counts
+from codeflow.core.progress import Bar
 from codeflow.core.records import write_records
 from codeflow.transform import minhash
 from codeflow.transform.components import roots_of, stars
@@ -76,7 +77,13 @@ def _edges(scratch: Path) -> Iterator[Int64]:
 
 
 def _rooted(width: int, scratch: Path) -> Spill:
-    found = stars((edges[:, :2] for edges in _edges(scratch)), width, scratch / "components")
+    with Bar("components", None, "edges") as bar:
+
+        def seen(n_edges: int, n_round: int) -> None:
+            pace = (bar.done + n_edges) / max(bar.seconds, 1e-3)
+            bar.advance(n_edges, f"{pace:,.0f}/s, round {n_round}")
+
+        found = stars((edges[:, :2] for edges in _edges(scratch)), width, scratch / "components", seen)
     by_left = Spill(scratch / "edges-by-left", _EDGE, width).create()
     for edges in _edges(scratch):
         by_left.add(edges)

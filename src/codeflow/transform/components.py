@@ -13,7 +13,7 @@ Edges lie in spills, parted by node. A step reads a part twice: once for the lea
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,25 @@ import numpy as np
 from codeflow.transform.spill import Int64, Spill, distinct_rows
 
 
-def stars(edges: Iterable[Int64], width: int, folder: Path) -> Spill:
+def stars(
+    edges: Iterable[Int64], width: int, folder: Path, on_edges: Callable[[int, int], None] = lambda _n, _round: None
+) -> Spill:
     """Return the stars of a graph as rows (node, root), node > root, parted by node; roots have no row of their own.
 
     edges: arrays (E, 2) of numbers, in any order and direction, without loops. width: numbers per part. The same rows
-    may come more than once.
+    may come more than once. `on_edges` is told, after each stretch of work, how many edges it saw, and the round.
     """
     both = Spill(folder / "edges", 2, width).create()
     for pairs in edges:
         both.add(_both_ways(pairs))
+        on_edges(len(pairs), 0)
     n_rounds = 0
     while True:
         up = Spill(folder / f"stars-{n_rounds}", 2, width).create()
-        changed = _large_star(both, up)
+        changed = _large_star(both, up, lambda n, number=n_rounds + 1: on_edges(n, number))
         shutil.rmtree(both.folder)
         both = Spill(folder / f"edges-{n_rounds}", 2, width).create()
-        changed |= _small_star(up, both)
+        changed |= _small_star(up, both, lambda n, number=n_rounds + 1: on_edges(n, number))
         if not changed:
             shutil.rmtree(both.folder)
             return up
@@ -66,7 +69,7 @@ def _least_neighbours(part: int, edges: Spill) -> Int64:
     return least
 
 
-def _large_star(both: Spill, up: Spill) -> bool:
+def _large_star(both: Spill, up: Spill, seen: Callable[[int], None]) -> bool:
     """Write (v, least of u's neighbourhood) for each edge (u, v), v > u, parted by v; return whether one is new."""
     changed = False
     for part in both.parts():
@@ -76,10 +79,11 @@ def _large_star(both: Spill, up: Spill) -> bool:
             targets = least[rows[:, 0] - low]
             changed |= bool((targets != rows[:, 0]).any())
             up.add(distinct_rows(np.stack([rows[:, 1], targets], axis=1)))
+            seen(len(rows))
     return changed
 
 
-def _small_star(up: Spill, both: Spill) -> bool:
+def _small_star(up: Spill, both: Spill, seen: Callable[[int], None]) -> bool:
     """Tie the lesser neighbours of each node, and itself, to the least; write both ways; return whether one is new."""
     changed = False
     for part in up.parts():
@@ -89,6 +93,7 @@ def _small_star(up: Spill, both: Spill) -> bool:
             moved = rows[:, 1] != targets
             changed |= bool(moved.any())
             both.add(_both_ways(distinct_rows(np.stack([rows[moved, 1], targets[moved]], axis=1))))
+            seen(len(rows))
         nodes = np.flatnonzero(least != np.arange(low, low + up.width))
         both.add(_both_ways(np.stack([nodes + low, least[nodes]], axis=1)))
     return changed
