@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
+import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codeflow.core.errors import InfrastructureError, UserError
 from codeflow.corpus.git_files import BlobReader, blob_reader, files_at, tree_entries
@@ -66,6 +72,61 @@ def test_a_program_that_has_ended_is_named(synthetic_repository: Path) -> None:
         process.wait()
         with pytest.raises(InfrastructureError, match=r"git cat-file ended early in .*; see `git fsck`"):
             list(reader.read([sha]))
+
+
+class Answers:
+    """What a reader asks of a process, its answers given beforehand in pieces of any size."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        asked, requests = os.pipe()
+        answers, given = os.pipe()
+        self.stdin, self.stdout = os.fdopen(requests, "wb"), os.fdopen(answers, "rb")
+        self._ends = (asked, given)
+        self._thread = threading.Thread(target=self._write, args=(given, data, sizes))
+        self._thread.start()
+
+    def _write(self, given: int, data: bytes, sizes: list[int]) -> None:
+        place = 0
+        for size in itertools.cycle(sizes):
+            place += os.write(given, data[place : place + size])
+            if place == len(data):
+                break
+        os.close(given)
+
+    def close(self) -> None:
+        self._thread.join()
+        os.close(self._ends[0])
+        self.stdin.close()
+        self.stdout.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    contents=st.lists(st.none() | st.binary(max_size=30) | st.just(b"x" * 500) | st.just(b"a missing\n"), min_size=1),
+    sizes=st.lists(st.integers(1, 600), min_size=1, max_size=4),
+    max_bytes=st.sampled_from([None, 5, 100]),
+)
+def test_answers_are_the_same_in_pieces_of_any_size(
+    contents: list[bytes | None], sizes: list[int], max_bytes: int | None
+) -> None:
+    shas = [f"{number:040x}" for number in range(len(contents))]
+    data = b""
+    for sha, content in zip(shas, contents, strict=True):
+        absent = b"%s missing\n" % sha.encode()
+        data += absent if content is None else b"%s blob %d\n%s\n" % (sha.encode(), len(content), content)
+    process = Answers(data, sizes)
+    try:
+        reader = BlobReader(cast("subprocess.Popen[bytes]", process), Path("r"))
+        found = list(reader.read(shas, max_bytes))
+        reader.ask(shas[:1])
+        with pytest.raises(InfrastructureError, match="git cat-file ended early"):
+            reader.answer()
+    finally:
+        process.close()
+    for sha, content, answer in zip(shas, contents, found, strict=True):
+        n_bytes = -1 if content is None else len(content)
+        kept = content if max_bytes is None or n_bytes <= max_bytes else None
+        assert answer == (sha, n_bytes, kept)
 
 
 def test_a_reader_left_early_ends(synthetic_repository: Path) -> None:

@@ -14,6 +14,7 @@ from codeflow.core.manifest import Manifest, begin
 from codeflow.core.records import read_shards
 from codeflow.core.types import Change, Commit
 from codeflow.corpus import git_history
+from codeflow.corpus.git_contents import ContentReader
 from codeflow.corpus.git_history import HistoryConfig, commits, run, world
 from codeflow.execute import local
 
@@ -213,11 +214,13 @@ def test_what_is_asked_ahead_and_what_is_kept_change_nothing(
     synthetic_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, ahead: int
 ) -> None:
     config = {"repositories": (str(synthetic_repository),), "encoding_errors": "replace", "max_commit_bytes": 2000}
-    monkeypatch.setattr(git_history._CommitReader, "_CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(ContentReader, "CACHE_BYTES", cache_bytes)
     monkeypatch.setattr(git_history, "_AHEAD", 0)
     one_by_one, expected = history(tmp_path / "one_by_one", **config)
     monkeypatch.setattr(git_history, "_AHEAD", ahead)
     manifest, found = history(tmp_path / "ahead", **config)
     assert found == expected == list(commits(HistoryConfig.model_validate(config), tmp_path))
+    newest = HistoryConfig.model_validate({**config, "max_commits": 9, "commits_per_shard": 4})
+    assert list(commits(newest, tmp_path)) == expected[-9:]
     assert manifest.counts == one_by_one.counts
     assert {"content_invalid_utf8_replaced", "change_commit_too_large"} <= manifest.counts.notes.keys()

@@ -1,20 +1,22 @@
 """Histories of git repositories -> commits with the contents of both sides of every changed file.
 
-One `git log --raw` and one `git cat-file --batch` per stretch of history (most repositories are one stretch), read as
-streams side by side: contents are asked for some commits ahead, so that git reads them while the commits before are put
-together. Memory is bounded by the limits in the configuration, not by the repository. Merges are compared with their
-first parent, so the commits are the steps of the main line (Code-Flow §2, repository evolution).
+One `git log --raw` (`git_log.py`) and one `git cat-file --batch` (`git_contents.py`) per stretch of history (most
+repositories are one stretch), read as streams side by side: contents are asked for some commits ahead, so that git
+reads them while the commits before are put together. Memory is bounded by the limits in the configuration, not by the
+repository. Merges are compared with their first parent, so the commits are the steps of the main line (Code-Flow §2,
+repository evolution).
 
 Not covered: copies (they appear as additions) and branches other than the head's.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field
 
@@ -23,18 +25,17 @@ from codeflow.core.errors import UserError
 from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.progress import say
 from codeflow.core.types import Change, Commit
-from codeflow.corpus.git_files import GITLINK_MODE, LFS_PREFIX, SYMLINK_MODE, BlobReader, blob_reader
-from codeflow.corpus.git_program import git, stream, tokens
+from codeflow.corpus.git_contents import Content, ContentReader, OddContent
+from codeflow.corpus.git_files import GITLINK_MODE, SYMLINK_MODE, blob_reader
+from codeflow.corpus.git_log import ABSENT, RawCommit, RawEntry, is_utf8, raw_commits, readable
+from codeflow.corpus.git_program import git, stream
 from codeflow.corpus.git_repository import Repository, fingerprint, iso_time, locate_all
-from codeflow.corpus.plain_text import utf16_text
 from codeflow.execute.local import THIS_MACHINE
 from codeflow.execute.pool import Pool
 from codeflow.execute.shards import run_shards
 
-_FORMAT = "%H%x00%P%x00%at%x00%B%x00"
-_SNIFF_BYTES = 8000  # git's own test for binary files: a NUL in the first 8,000 bytes
 _YOUNG_COMMITS = 20
-_ABSENT = frozenset(("0" * 40, "0" * 64))
+_BINARY = frozenset(("binary", "lfs_pointer"))
 _AHEAD = 1000  # contents, and commits, that are asked for before they are needed
 
 
@@ -75,26 +76,6 @@ class Stretch:
         return f"{self.n} commits of {self.repository.name} from number {self.first}"
 
 
-class RawEntry(NamedTuple):
-    """One line of `git log --raw`."""
-
-    status: str  # A, M, D, R, T
-    modes: tuple[str, str]
-    shas: tuple[str, str]
-    old_path: bytes
-    path: bytes
-
-
-class RawCommit(NamedTuple):
-    """One commit of `git log --raw`, without contents."""
-
-    sha: str
-    parents: tuple[str, ...]
-    author_seconds: int
-    message: bytes
-    entries: tuple[RawEntry, ...]
-
-
 def world(config: HistoryConfig) -> str:
     """Return the heads of the repositories: what the history depends on besides its configuration."""
     return fingerprint(config.repositories, config.optional_repositories)
@@ -114,7 +95,8 @@ def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path, pool: P
     described: dict[str, dict[str, object]] = {}
     left_out = 0
     for repository in repositories:
-        n_life = _count(repository, config.first_parent)
+        with _counting(repository, config.first_parent) as count:
+            n_life = count()
         parts = _stretches(repository, config, output, n_life, len(stretches))
         n = sum(part.n for part in parts)
         stretches += parts
@@ -137,14 +119,20 @@ def run(config: HistoryConfig, inputs: Mapping[str, Path], output: Path, pool: P
     return seal(output, counts, {"repositories": described, "remarks": remarks})
 
 
-def _count(repository: Repository, first_parent: bool) -> int:
+@contextmanager
+def _counting(repository: Repository, first_parent: bool) -> Iterator[Callable[[], int]]:
+    """Start to count the commits of a repository; the function given waits for their number."""
     flags = ["--first-parent"] if first_parent else []
-    status, output, complaint = git(
-        ["rev-list", "--count", *flags, repository.head], repository.folder, timeout_seconds=None
-    )
-    if status:
-        raise UserError(f"the history of {repository.name} is damaged ({complaint}); clone it again")
-    return int(output)
+    with stream(["rev-list", "--count", *flags, repository.head], repository.folder) as process:
+
+        def count() -> int:
+            assert process.stdout
+            output = process.stdout.read()
+            if process.wait():
+                raise UserError(f"the history of {repository.name} is damaged; check it with 'git fsck'")
+            return int(output)
+
+        yield count
 
 
 def _stretches(repository: Repository, config: HistoryConfig, output: Path, n_life: int, number: int) -> list[Stretch]:
@@ -170,8 +158,11 @@ def read_stretch(stretch: Stretch) -> Counts:
     """Write one stretch of history to its shard; return what was read, kept and left out."""
     from codeflow.core.records import write_records
 
-    reader = _CommitReader(stretch)
-    n = write_records(stretch.output / f"commits-{stretch.name}.parquet", reader.commits(), Commit)
+    config, repository = stretch.config, stretch.repository
+    reader = _CommitReader(repository, config, stretch.boundary)
+    log = raw_commits(repository, stretch.n, stretch.skip, config.first_parent, config.rename_similarity)
+    commits = reader.commits(log, lambda: (stretch.first, stretch.n_life))
+    n = write_records(stretch.output / f"commits-{stretch.name}.parquet", commits, Commit)
     dropped = dict(sorted(reader.dropped.items()))
     return Counts(read=n + sum(dropped.values()), kept=n, dropped=dropped, notes=dict(sorted(reader.notes.items())))
 
@@ -182,248 +173,125 @@ def commits(config: HistoryConfig, cache: Path) -> Iterator[Commit]:
     Raises UserError for a repository that is missing, empty or unreadable, unless it is optional.
     """
     for repository in locate_all(config.repositories, config.optional_repositories, cache)[0]:
-        n_life = _count(repository, config.first_parent)
-        for stretch in _stretches(repository, config, cache, n_life, 0):
-            yield from _CommitReader(stretch).commits()
+        with _counting(repository, config.first_parent) as count:  # git counts while the log begins
+            reader = _CommitReader(repository, config, _shallow_boundary(repository))
+            log = raw_commits(repository, config.max_commits, 0, config.first_parent, config.rename_similarity)
+            yield from reader.commits(log, lambda: _life(count(), config.max_commits))
 
 
-def raw_commits(stretch: Stretch) -> Iterator[RawCommit]:
-    """Yield the commits of a stretch, oldest first, as `git log --raw` prints them."""
-    arguments = ["log", "--raw", "-z", "--no-abbrev", "--reverse", f"-M{stretch.config.rename_similarity}%"]
-    arguments += ["-l2000", "--diff-merges=first-parent", "--no-ext-diff", "--no-textconv", "--no-color"]
-    arguments += ["--encoding=UTF-8", "--no-notes", "--no-mailmap", "--no-decorate", f"--format={_FORMAT}"]
-    arguments += ["--first-parent"] if stretch.config.first_parent else ["--topo-order"]
-    arguments += [f"--skip={stretch.skip}", f"--max-count={stretch.n}", stretch.repository.head, "--"]
-    with stream(arguments, stretch.repository.folder) as process:
-        assert process.stdout
-        yield from parse_log(tokens(process.stdout))
-        if process.wait():
-            raise UserError(f"git log failed on {stretch.repository.name}; check it with 'git fsck'")
-
-
-def parse_log(parts: Iterator[bytes]) -> Iterator[RawCommit]:
-    """Parse the NUL-separated tokens of `git log --raw -z` in our format."""
-    sha = next(parts, b"")
-    while sha:
-        parents, seconds, message = next(parts), next(parts), next(parts)
-        next(parts, b"")  # the end of the header
-        entries: list[RawEntry] = []
-        while (token := next(parts, b"").removeprefix(b"\n")).startswith(b":"):
-            old_mode, mode, old_sha, new_sha, status = token[1:].decode("ascii").split()
-            old_path = next(parts)
-            path = next(parts) if status[0] in "RC" else old_path
-            entries.append(RawEntry(status[0], (old_mode, mode), (old_sha, new_sha), old_path, path))
-        yield RawCommit(
-            sha.decode("ascii"),
-            tuple(parents.decode("ascii").split()),
-            int(seconds) if seconds.lstrip(b"-").isdigit() else 0,
-            message,
-            tuple(entries),
-        )
-        sha = token
-
-
-class _Content(NamedTuple):
-    """A blob as text, or why it is not text."""
-
-    text: str | None
-    fault: str  # "", "binary", "lfs_pointer", "huge", "invalid_utf8", "missing", "commit_too_large"
-    note: str = ""  # of a text that is not the bytes decoded as UTF-8
-
-    @property
-    def n_bytes(self) -> int:
-        """Its part of a cache, about."""
-        return len(self.text or "") + 100
-
-
-class _Asked(NamedTuple):
-    """A commit whose contents are on their way."""
-
-    raw: RawCommit
-    place: int
-    entries: Sequence[RawEntry]
-    shas: Sequence[str]  # of its contents, each once
-    asked: frozenset[str]  # those that git gives for it; the others were there, or on their way for a commit before
+def _life(n_life: int, max_commits: int) -> tuple[int, int]:
+    return max(0, n_life - max_commits), n_life
 
 
 class _CommitReader:
-    """Joins the log with the contents; counts what it leaves out."""
+    """Joins a log with the contents; counts what it leaves out."""
 
-    _CACHE_BYTES = 32_000_000  # the content after a commit is mostly the content before the file's next one
-
-    def __init__(self, stretch: Stretch) -> None:
-        self.stretch, self.config = stretch, stretch.config
+    def __init__(self, repository: Repository, config: HistoryConfig, boundary: frozenset[str]) -> None:
+        self.repository, self.config, self.boundary = repository, config, boundary
         self.dropped: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        self._cache: OrderedDict[str, _Content] = OrderedDict()
-        self._cached_bytes = 0
-        self._wanted: Counter[str] = Counter()  # contents -> number of commits on their way that need them
-        self._kept: dict[str, _Content] = {}  # contents that have left the cache but are wanted
-        self._kept_bytes = 0
 
-    def commits(self) -> Iterator[Commit]:
-        """Yield the commits of the stretch, oldest first."""
-        ahead: deque[_Asked] = deque()
-        n_ahead = 0
-        with blob_reader(self.stretch.repository.folder) as reader:
-            for place, raw in enumerate(raw_commits(self.stretch), self.stretch.first):
-                if raw.sha in self.stretch.boundary:
+    def commits(self, log: Iterator[RawCommit], life: Callable[[], tuple[int, int]]) -> Iterator[Commit]:
+        """Yield the commits of a log. `life` tells where in the repository's life the first is, and how long that is;
+        it is asked once, when git has given the first commits."""
+        config, boundary = self.config, self.boundary
+        ahead: deque[tuple[float, RawCommit, list[RawEntry]]] = deque()
+        n_ahead = first = last = 0
+        with blob_reader(self.repository.folder) as reader:
+            limits = (config.max_change_bytes, config.max_commit_bytes, config.encoding_errors)
+            contents = ContentReader(self.repository.folder, reader, *limits, self.notes)
+            for number, raw in enumerate(log):
+                if not number:
+                    first, n_life = life()
+                    last = max(1, n_life - 1)
+                if raw.sha in boundary:
                     self.dropped["shallow_boundary"] += 1  # its parent is not here: it would seem to add every file
                     continue
-                ahead.append(self._ask(raw, place, reader))
-                n_ahead += 1 + len(ahead[-1].shas)
+                entries = self._regular(raw.entries)
+                n_ahead += 1 + contents.ask(entries)
+                ahead.append(((first + number) / last, raw, entries))
                 while n_ahead > _AHEAD:
-                    n_ahead -= 1 + len(ahead[0].shas)
-                    yield self._commit(ahead.popleft(), reader)
+                    texts = contents.take()
+                    n_ahead -= 1 + len(texts)
+                    yield self._commit(*ahead.popleft(), texts)
             while ahead:
-                yield self._commit(ahead.popleft(), reader)
+                yield self._commit(*ahead.popleft(), contents.take())
 
-    def _ask(self, raw: RawCommit, place: int, reader: BlobReader) -> _Asked:
-        entries = [entry for entry in raw.entries if self._is_regular(entry)]
-        shas = list(dict.fromkeys(sha for entry in entries for sha in entry.shas if sha not in _ABSENT))
-        asked = [sha for sha in shas if sha not in self._cache and sha not in self._wanted]
-        for sha in shas:
-            self._wanted[sha] += 1
-        reader.ask(asked)
-        return _Asked(raw, place, entries, shas, frozenset(asked))
-
-    def _commit(self, asked: _Asked, reader: BlobReader) -> Commit:
-        raw = asked.raw
+    def _commit(
+        self, position: float, raw: RawCommit, entries: list[RawEntry], contents: Mapping[str, Content]
+    ) -> Commit:
+        sha, parents, author_seconds, message, _ = raw
         return Commit(
-            self.stretch.repository.name,
-            raw.sha,
-            raw.parents[0] if raw.parents else "",
-            iso_time(raw.author_seconds),
-            self._message(raw.message),
-            self._changes(asked.entries, self._contents(asked, reader)),
-            asked.place / max(1, self.stretch.n_life - 1),
+            self.repository.name,
+            sha,
+            parents[0] if parents else "",
+            iso_time(author_seconds),
+            self._message(message),
+            self._changes(entries, contents),
+            position,
         )
 
-    def _message(self, message: bytes) -> str:
-        try:
-            text = message.decode("utf-8")
-        except UnicodeDecodeError:
+    def _message(self, message: str) -> str:
+        if not is_utf8(message):
             self.notes["message_invalid_utf8"] += 1
-            text = message.decode("utf-8", "replace")
-        if not text.strip():
+            message = readable(message)
+        if not message or message.isspace():
             self.notes["message_empty"] += 1
-        return text.rstrip("\n")
+        return message.rstrip("\n")
 
-    def _changes(self, entries: Sequence[RawEntry], contents: Mapping[str, _Content]) -> tuple[Change, ...]:
+    def _changes(self, entries: list[RawEntry], contents: Mapping[str, Content]) -> tuple[Change, ...]:
         left_bytes = self.config.max_commit_bytes
         changes = []
-        nothing = _Content(None, "")
-        for status, (old_mode, mode), (old_sha, sha), old_path, path in entries:
-            before, after = contents.get(old_sha, nothing), contents.get(sha, nothing)
-            fault = before.fault or after.fault
-            n_bytes = len(before.text or "") + len(after.text or "")
+        for status, old_mode, mode, old_sha, sha, old_path, path in entries:
+            before, after = contents.get(old_sha), contents.get(sha)
+            fault = ""
+            if isinstance(before, OddContent) or isinstance(after, OddContent):
+                before, after, fault = _sides(before, after)
+            n_bytes = (len(before) if before else 0) + (len(after) if after else 0)
             if not fault and n_bytes > left_bytes:
                 fault = "commit_too_large"
             if fault:  # neither side then: one alone would look like an addition or a deletion
                 self.notes[f"change_{fault}"] += 1
-                before = after = nothing
+                before = after = None
             else:
                 left_bytes -= n_bytes
-            new_path = path.decode("utf-8")
             changes.append(
                 Change(
-                    new_path,
-                    new_path if old_path is path else old_path.decode("utf-8"),
+                    path,
+                    old_path,
                     status,
-                    before.text,
-                    after.text,
-                    fault in ("binary", "lfs_pointer"),
-                    "" if old_sha in _ABSENT else old_mode,
-                    "" if sha in _ABSENT else mode,
+                    before,
+                    after,
+                    fault in _BINARY,
+                    "" if old_sha in ABSENT else old_mode,
+                    "" if sha in ABSENT else mode,
                 )
             )
         if changes:
             self.notes["changes"] += len(changes)
         return tuple(changes)
 
-    def _is_regular(self, entry: RawEntry) -> bool:
-        if GITLINK_MODE in entry.modes:
-            reason = "change_submodule_skipped"
-        elif SYMLINK_MODE in entry.modes:
-            reason = "change_symlink_skipped"
-        elif not (_is_utf8(entry.path) and (entry.old_path is entry.path or _is_utf8(entry.old_path))):
-            reason = "change_path_invalid_utf8_skipped"
-        else:
-            return True
-        self.notes[reason] += 1
-        return False
-
-    def _contents(self, asked: _Asked, reader: BlobReader) -> dict[str, _Content]:
-        contents = {sha: self._cache[sha] for sha in asked.shas if sha in self._cache}
-        n_bytes = 0
-        for sha in asked.shas:
-            if sha in contents:
-                continue
-            content = self._arrived(sha, asked, reader)
-            if content.note:
-                self.notes[content.note] += 1
-            n_bytes += len(content.text or "")
-            if n_bytes > 4 * self.config.max_commit_bytes:  # far beyond what the commit may hold: do not keep it
-                contents[sha] = _Content(None, "commit_too_large")
-                if self._wanted[sha] > 1:
-                    self._keep(sha, content)
+    def _regular(self, entries: list[RawEntry]) -> list[RawEntry]:
+        """Return the entries of regular files with readable paths; count the others."""
+        regular = []
+        for entry in entries:
+            _, old_mode, mode, _, _, old_path, path = entry
+            if GITLINK_MODE in (old_mode, mode):
+                self.notes["change_submodule_skipped"] += 1
+            elif SYMLINK_MODE in (old_mode, mode):
+                self.notes["change_symlink_skipped"] += 1
+            elif not (is_utf8(path) and (old_path is path or is_utf8(old_path))):
+                self.notes["change_path_invalid_utf8_skipped"] += 1
             else:
-                contents[sha] = content
-                self._remember(sha, content)
-        for sha in asked.shas:
-            self._wanted[sha] -= 1
-            if not self._wanted[sha]:
-                del self._wanted[sha]
-                if sha in self._kept:
-                    self._kept_bytes -= self._kept.pop(sha).n_bytes
-        return contents
-
-    def _arrived(self, sha: str, asked: _Asked, reader: BlobReader) -> _Content:
-        if sha in asked.asked:
-            found, size, data = reader.answer(self.config.max_change_bytes)
-            assert found == sha
-            return self._content(size, data)
-        if sha in self._kept:
-            return self._kept[sha]
-        # It left the cache after the commit was asked for, and was too much to keep: rare.
-        with blob_reader(self.stretch.repository.folder) as other:
-            other.ask([sha])
-            return self._content(*other.answer(self.config.max_change_bytes)[1:])
-
-    def _content(self, size: int, data: bytes | None) -> _Content:
-        if data is None:
-            return _Content(None, "missing" if size < 0 else "huge")
-        if (text := utf16_text(data)) is not None:
-            return _Content(text, "", "content_utf16")
-        if data.find(b"\0", 0, _SNIFF_BYTES) >= 0:
-            return _Content(None, "binary")
-        if data.startswith(LFS_PREFIX):
-            return _Content(None, "lfs_pointer")
-        try:
-            return _Content(data.decode("utf-8"), "")
-        except UnicodeDecodeError:
-            if self.config.encoding_errors == "skip":
-                return _Content(None, "invalid_utf8")
-        return _Content(data.decode("utf-8", "replace"), "", "content_invalid_utf8_replaced")
-
-    def _remember(self, sha: str, content: _Content) -> None:
-        self._cache[sha] = content
-        self._cached_bytes += content.n_bytes
-        while self._cached_bytes > self._CACHE_BYTES:
-            old_sha, old = self._cache.popitem(last=False)
-            self._cached_bytes -= old.n_bytes
-            if old_sha in self._wanted:
-                self._keep(old_sha, old)
-
-    def _keep(self, sha: str, content: _Content) -> None:
-        if sha not in self._kept and self._kept_bytes + content.n_bytes <= self._CACHE_BYTES:
-            self._kept[sha] = content
-            self._kept_bytes += content.n_bytes
+                regular.append(entry)
+        return regular
 
 
-def _is_utf8(path: bytes) -> bool:
-    try:
-        path.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _sides(before: Content | None, after: Content | None) -> tuple[str | None, str | None, str]:
+    """Return the texts of a change's sides, and why they cannot be given."""
+    fault = ""
+    if isinstance(after, OddContent):
+        after, fault = after.text, after.fault
+    if isinstance(before, OddContent):
+        before, fault = before.text, before.fault or fault
+    return before, after, fault

@@ -112,11 +112,15 @@ def stream(
                     process.stdin.close()
 
 
-def tokens(pipe: IO[bytes]) -> Iterator[bytes]:
-    """Yield the NUL-terminated tokens of a pipe as they come."""
+def token_lists(pipe: IO[bytes]) -> Iterator[list[str]]:
+    """Yield the NUL-terminated tokens of a pipe as they come, some at once; what is not UTF-8 as surrogate escapes."""
     rest, buffered = b"", cast(BufferedReader, pipe)
     while chunk := buffered.read1(_CHUNK_BYTES):
-        *whole, rest = (rest + chunk).split(b"\0")
-        yield from whole
+        whole, found, last = chunk.rpartition(b"\0")
+        if found:
+            yield (rest + whole).decode("utf-8", "surrogateescape").split("\0")
+            rest = last
+        else:
+            rest += chunk
     if rest:
-        yield rest
+        yield [rest.decode("utf-8", "surrogateescape")]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ _FETCHED = "refs/codeflow/head"
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 _SCP = re.compile(r"^(?:[\w.-]+@)?([\w.-]+):(?!/?/)(.+)$")  # user@host:path
 _FETCH_SECONDS = 3600
+_EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,13 @@ def is_url(place: str) -> bool:
 
 def iso_time(seconds: int | float) -> str:
     """Return a Unix time as ISO 8601 UTC; times outside the calendar (broken commits) are clamped to it."""
-    clamped = min(max(int(seconds), 0), 253402300799)
-    return datetime.fromtimestamp(clamped, UTC).isoformat()[:19] + "Z"
+    day, second = divmod(min(max(int(seconds), 0), 253402300799), 86400)
+    return f"{_iso_day(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}Z"
+
+
+@functools.lru_cache(maxsize=1024)  # a history's commits come in order
+def _iso_day(day: int) -> str:
+    return (_EPOCH + timedelta(day)).isoformat()
 
 
 def url_without_credentials(url: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from codeflow.core.errors import UserError
 from codeflow.corpus.git_files import BlobReader
-from codeflow.corpus.git_history import HistoryConfig, RawCommit, RawEntry, Stretch, raw_commits
+from codeflow.corpus.git_log import RawCommit, RawEntry, is_utf8, raw_commits, readable
 from codeflow.corpus.git_program import git
 from codeflow.corpus.git_repository import Repository
 from codeflow.solve.repository.verdict import STEERING, is_test_path
@@ -39,7 +39,7 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield the candidates among the newest commits, newest first; count the others by reason."""
     boundary = _boundary(repository)
-    commits = list(raw_commits(_stretch(repository, max_commits)))
+    commits = list(raw_commits(repository, max_commits))
     for commit in reversed(commits):
         found = _candidate(commit, max_source_files)
         if commit.sha in boundary or (commit.parents and commit.parents[0] in boundary and repository.shallow):
@@ -48,11 +48,6 @@ def candidates(
             dropped[found] += 1
         else:
             yield found
-
-
-def _stretch(repository: Repository, n: int) -> Stretch:
-    config = HistoryConfig(repositories=(repository.name,), max_commits=n)
-    return Stretch("", repository.folder, repository, config, 0, n, 0, n, frozenset())
 
 
 def _boundary(repository: Repository) -> frozenset[str]:
@@ -83,7 +78,7 @@ def _candidate(commit: RawCommit, max_source_files: int) -> Candidate | str:
         sha=commit.sha,
         parent=commit.parents[0],
         seconds=commit.author_seconds,
-        message=commit.message.decode("utf-8", "replace"),
+        message=readable(commit.message),
         sources=tuple(sorted(sources.items())),
         tests=tuple(sorted(tests.items())),
         test_files=files,
@@ -92,17 +87,16 @@ def _candidate(commit: RawCommit, max_source_files: int) -> Candidate | str:
 
 def _enter(sides: dict[bool, dict[str, str]], entry: RawEntry) -> str:
     """Put one changed path on its side; say why it cannot be."""
-    try:
-        path, old_path = entry.path.decode("utf-8"), entry.old_path.decode("utf-8")
-    except UnicodeDecodeError:
+    status, old_mode, mode, _, sha, old_path, path = entry
+    if not (is_utf8(path) and is_utf8(old_path)):
         return "odd path"
-    if entry.status not in "AMDR" or not path.isprintable() or not old_path.isprintable():
+    if status not in "AMDR" or not path.isprintable() or not old_path.isprintable():
         return "odd change"
-    if {"120000", "160000"} & set(entry.modes):
+    if {"120000", "160000"} & {old_mode, mode}:
         return "link or submodule changed"
-    if entry.status == "R":
+    if status == "R":
         sides[is_test_path(old_path)][old_path] = ""
-    sides[is_test_path(path)][path] = "" if entry.status == "D" else entry.shas[1]
+    sides[is_test_path(path)][path] = "" if status == "D" else sha
     return ""
 
 
