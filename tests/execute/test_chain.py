@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from codeflow.core.config import Config
-from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.manifest import MANIFEST, Counts, Manifest, check_files, seal
 from codeflow.core.storage import write_text
 from codeflow.execute.chain import Stage, plan, run_chain
@@ -48,6 +50,56 @@ def wait_for_sibling(config: WordConfig, inputs: Mapping[str, Path], output: Pat
 def die(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def save_when_asked(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Stand in for a phase: say that it runs, and save when SIGTERM comes."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    write_text(output.parent / f"{output.name}.pid", str(os.getpid()))
+    while not asked:
+        time.sleep(0.01)
+    write_text(output / "saved.txt", config.word)
+    raise Preempted(f"'{output.name}' saved")
+
+
+def sleep(config: WordConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
+    """Stand in for a stage that has nothing to save."""
+    write_text(output.parent / f"{output.name}.pid", str(os.getpid()))
+    time.sleep(60)
+    raise AssertionError
+
+
+def run_until(folder: Path, stages: list[Stage], names: list[str]) -> tuple[int, str]:
+    """Run the stages in a process of their own and send it SIGTERM when those `names` run; return how it ended."""
+    code = f"""
+import sys
+from pathlib import Path
+from codeflow.core.errors import Preempted
+from tests.execute.test_chain import Stage, WordConfig, run_chain
+if __name__ == "__main__":
+    stages = [Stage(n, "word", r, WordConfig(), cores=c) for n, r, c in {[(s.name, s.run, s.cores) for s in stages]!r}]
+    try:
+        run_chain(stages, Path({str(folder)!r}), n_cores=2)
+    except Preempted as ending:
+        print("stopped:", ending)
+"""
+    (folder / "main.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, str(folder / "main.py")], stdout=subprocess.PIPE, env=environment)
+    with process:
+        wait_until(lambda: all((folder / f"{name}.pid").exists() for name in names))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    return process.returncode, output.decode()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited for a minute in vain")
 
 
 def chain(first: str = "a", second: str = "b", fail: bool = False) -> list[Stage]:
@@ -148,3 +200,32 @@ def test_errors_of_a_lane_end_the_run_and_name_it(tmp_path: Path) -> None:
     dying = Stage("dying", "word", f"{__name__}:die", WordConfig(), cores=1)
     with pytest.raises(InfrastructureError, match="the process of dying died"):
         run_chain([dying], tmp_path, n_cores=2)
+
+
+def test_sigterm_lets_a_lane_save_and_ends_the_others(tmp_path: Path) -> None:
+    stages = [
+        Stage("phase", "word", f"{__name__}:save_when_asked", WordConfig(), cores=1),
+        Stage("beside", "word", f"{__name__}:sleep", WordConfig(), cores=1),
+        Stage("later", "word", f"{__name__}:write_word", WordConfig()),
+    ]
+    code, said = run_until(tmp_path, stages, ["phase", "beside"])
+    assert (code, said.splitlines()[-1]) == (0, "stopped: 'phase' saved")
+    assert (tmp_path / "phase" / "saved.txt").read_text() == "a"
+    assert actions(stages, tmp_path) == ["resume", "resume", "run"]
+    for name in ("phase", "beside"):
+        pid = int((tmp_path / f"{name}.pid").read_text())
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+
+
+def test_sigterm_without_a_phase_says_where_the_run_ended(tmp_path: Path) -> None:
+    stages = [Stage("alone", "word", f"{__name__}:sleep", WordConfig(), cores=1)]
+    code, said = run_until(tmp_path, stages, ["alone"])
+    assert (code, said.splitlines()[-1]) == (0, "stopped: alone ended; the same command goes on from there")
+
+
+def test_sigterm_kills_a_stage_in_this_process_as_ever(tmp_path: Path) -> None:
+    stages = [Stage("here", "word", f"{__name__}:sleep", WordConfig())]
+    code, said = run_until(tmp_path, stages, ["here"])
+    assert code == -signal.SIGTERM
+    assert "stopped" not in said
+    assert actions(stages, tmp_path) == ["resume"]

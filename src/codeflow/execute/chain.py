@@ -6,16 +6,19 @@ inputs by the names of earlier stages. Its artifact is the folder `<run folder>/
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +26,7 @@ from typing import Any, Literal
 import psutil
 
 from codeflow.core.config import Config
-from codeflow.core.errors import InfrastructureError, UserError
+from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.manifest import (
     BEGIN,
     MANIFEST,
@@ -42,6 +45,7 @@ from codeflow.execute.local import THIS_MACHINE, default_workers, process_pool
 from codeflow.execute.pool import Pool
 
 EVERY_CORE = sys.maxsize  # for `Stage.cores`: all there are, but in a process of its own, which gives its memory back
+_LOOK_SECONDS = 0.2  # between two looks for SIGTERM
 Run = Callable[[Any, Mapping[str, Path], Path], Manifest]
 
 
@@ -156,6 +160,7 @@ class _Lane:
     number: int
     stage: Stage
     process: Executor
+    pid: Future[int]
 
 
 class _Run:
@@ -167,18 +172,57 @@ class _Run:
         self.lanes: dict[_Made, _Lane] = {}
         self.manifests: dict[str, Manifest] = {}
         self.n_stages = len(stages)
+        self.asked = False  # to end, by SIGTERM
 
     def to_the_end(self) -> None:
-        """Run every stage."""
-        while self.waiting or self.lanes:
-            self._start_what_can()
-            if self.lanes:
-                finished, _ = wait(self.lanes, return_when=FIRST_COMPLETED)
+        """Run every stage. SIGTERM kills this process as ever, but while lanes run: then see `_end_lanes`."""
+        with self._sigterm_noted():
+            while self.waiting or self.lanes:
+                self._start_what_can()
+                finished, _ = wait(self.lanes, _LOOK_SECONDS, FIRST_COMPLETED)
+                if self.asked:
+                    self._end_lanes()
                 for future in finished:
                     lane = self.lanes[future]
                     self._finish(lane.number, lane.stage, *self._made(future))
                     lane.process.shutdown()
                     del self.lanes[future]
+
+    @contextmanager
+    def _sigterm_noted(self) -> Iterator[None]:
+        """Note SIGTERM while lanes run. Signals reach the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(*_: object) -> None:
+            self.asked = bool(self.lanes)
+            if not self.asked:
+                signal.signal(signal.SIGTERM, before)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _end_lanes(self) -> None:
+        """Hand SIGTERM on to all lanes and wait: a phase saves and ends, other stages end where they are.
+
+        Raises Preempted, or what went wrong in a lane.
+        """
+        for lane in self.lanes.values():
+            with contextlib.suppress(ProcessLookupError, BrokenProcessPool):
+                os.kill(lane.pid.result(), signal.SIGTERM)
+        wait(self.lanes)
+        errors = {lane.stage.name: future.exception() for future, lane in self.lanes.items()}
+        for error in errors.values():
+            if error and not isinstance(error, (Preempted, BrokenProcessPool)):
+                raise error
+        saved = [str(error) for error in errors.values() if isinstance(error, Preempted)]
+        raise Preempted("; ".join(saved) or f"{', '.join(errors)} ended; the same command goes on from there")
 
     def _made(self, future: _Made) -> tuple[Manifest, dict[str, Any]]:
         try:
@@ -216,8 +260,9 @@ class _Run:
                 _give_back_memory()  # this process stays beside all stages that follow
             else:
                 process = process_pool(1)
+                pid = process.submit(os.getpid)
                 made = process.submit(make, stage, self.folder, step.key, self.pool, os.getpid())
-                self.lanes[made] = _Lane(number, stage, process)
+                self.lanes[made] = _Lane(number, stage, process, pid)
 
     def _finish(self, number: int, stage: Stage, manifest: Manifest, run: Mapping[str, Any]) -> None:
         self.manifests[stage.name] = manifest
