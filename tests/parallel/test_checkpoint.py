@@ -113,6 +113,16 @@ def test_prune_keeps_the_newest(here: World, tmp_path: Path) -> None:
         checkpoint.save(checkpoint.step_folder(tmp_path, step), step, tensors(), {}, here)
     checkpoint.prune(tmp_path, 2, here)
     assert [checkpoint.read(folder).step for folder in checkpoint.step_folders(tmp_path)] == [200, 10]
+    checkpoint.prune(tmp_path, 0, here)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, [50, 40, 30, 15]), (1, [50, 30, 15]), (0, [30, 15])])
+def test_prune_keeps_every_so_many_steps(here: World, tmp_path: Path, keep: int, left: list[int]) -> None:
+    for step in (10, 15, 20, 30, 40, 50):
+        checkpoint.save(checkpoint.step_folder(tmp_path, step), step, tensors(), {}, here)
+    checkpoint.prune(tmp_path, keep, here, keep_every_steps=15)
+    assert [checkpoint.read(folder).step for folder in checkpoint.step_folders(tmp_path)] == left
 
 
 @pytest.mark.parametrize(

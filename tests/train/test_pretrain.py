@@ -232,6 +232,25 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert contents(output) == contents(tmp_path / "whole")
 
 
+def test_checkpoints_of_every_so_many_steps_stay(golden: ModuleType, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Beside the newest ones, and in the finished artifact, where they are part of what its manifest checks."""
+    config, output = phase_config(golden, keep_every_steps=4, keep=1), tmp_path / "out"
+    plain = train(phase_config(golden, keep=1), inputs, tmp_path / "plain")
+    manifest = train(config, inputs, output)
+    folders = checkpoint.step_folders(output / "checkpoints")
+    assert [checkpoint.read(folder).step for folder in folders] == [4]
+    assert "checkpoints/step-00000004/complete.json" in manifest.files
+    assert not (tmp_path / "plain" / "checkpoints").exists()
+    kept = {name for name in manifest.files if not name.startswith("checkpoints/")}
+    assert kept == set(plain.files)
+    assert contents(output) == contents(tmp_path / "plain")
+
+
+def test_checkpoints_that_are_never_made_cannot_be_kept(golden: ModuleType) -> None:
+    with pytest.raises(ValueError, match="keep_every_steps=3 is no multiple of checkpoint_every_steps=2"):
+        phase_config(golden, keep_every_steps=3)
+
+
 def test_phases_follow_each_other(golden: ModuleType, inputs: dict[str, Path], tmp_path: Path) -> None:
     general = train(phase_config(golden, steps=12, mixture={"general": 1.0}), inputs, tmp_path / "general")
     child = phase_config(golden, phase="code", model=None, steps=12, mixture={"code": 1.0}, checkpoint_every_steps=50)

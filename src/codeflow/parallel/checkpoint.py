@@ -246,10 +246,16 @@ def newest(candidates: Iterable[Path], world: World) -> tuple[Path, Complete] | 
     return Path(folder), Complete.model_validate(tree)
 
 
-def prune(root: Path, keep: int, world: World) -> None:
-    """Remove all but the `keep` newest checkpoints under `root`, and what unfinished saves left there."""
+def prune(root: Path, keep: int, world: World, keep_every_steps: int | None = None) -> None:
+    """Remove all but the `keep` newest checkpoints under `root`, and what unfinished saves left there.
+
+    Those of every `keep_every_steps` steps stay too. A folder that is empty then goes itself.
+    """
     if world.is_first and root.exists():
         for folder in step_folders(root)[keep:]:
-            remove_tree(folder)
+            if not keep_every_steps or int(folder.name.removeprefix(_PREFIX)) % keep_every_steps:
+                remove_tree(folder)
         for left in root.glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
+        if not any(root.iterdir()):
+            root.rmdir()

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from codeflow.core.config import Config
 from codeflow.parallel.config import IntegrityConfig
 from codeflow.solve.config import RolloutConfig
-from codeflow.train.config import OptimizerConfig, ScheduleConfig
+from codeflow.train.config import OptimizerConfig, ScheduleConfig, check_kept_are_made
 
 
 class GrpoConfig(Config):
@@ -44,9 +44,15 @@ class GrpoConfig(Config):
     max_skips: NonNegativeInt = 10  # updates in a row that may be skipped for a loss that is not finite
     integrity: IntegrityConfig = IntegrityConfig(recompute_every_steps=None)  # samplers' weights, state
     checkpoint_every_steps: PositiveInt = 10
-    keep: PositiveInt = 2
+    keep: PositiveInt = 2  # newest checkpoints that stay on disk while training
+    keep_every_steps: PositiveInt | None = None  # those of every so many steps stay for good; None: none
     n_threads: PositiveInt | None = None  # None: the cores that this process may use
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _kept_are_made(self) -> GrpoConfig:
+        check_kept_are_made(self.keep_every_steps, self.checkpoint_every_steps)
+        return self
 
     @model_validator(mode="after")
     def _updates_have_groups(self) -> GrpoConfig:

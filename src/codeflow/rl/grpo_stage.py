@@ -29,7 +29,6 @@ from codeflow.core.manifest import Counts, Manifest, seal
 from codeflow.core.metrics import MetricsLog, read_metrics
 from codeflow.core.progress import say
 from codeflow.core.records import read_shards, shards, write_records
-from codeflow.core.storage import remove_tree
 from codeflow.core.types import Rollout, Task
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
@@ -266,7 +265,7 @@ class _Phase:
             "seen": self.start.complete.about.get("seen", []),  # of token sets, by the phases before
         }
         checkpoint.save(folder, self.step, self._tensors(), about, self.here)
-        checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here)
+        checkpoint.prune(self.output / CHECKPOINTS, self.config.keep, self.here, self.config.keep_every_steps)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,8 +276,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(phase: _Phase, inputs: Mapping[str, Path], output: Path) -> None:
     """Write the model directory in the working precision, and remove what only an unfinished run needs."""
     export_model(phase.start.model, phase.masters(), phase.dtype, inputs["tokenizer"], output / MODEL)
-    if (output / CHECKPOINTS).exists():
-        remove_tree(output / CHECKPOINTS)
+    checkpoint.prune(output / CHECKPOINTS, 0, phase.here, phase.config.keep_every_steps)
     for left in itertools.chain(output.glob(".*.tmp"), output.glob(".*.deleted")):
         shutil.rmtree(left, ignore_errors=True)
 

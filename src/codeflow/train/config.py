@@ -64,6 +64,15 @@ class OptimizerConfig(Config):
     clip_norm: float = Field(default=1.0, gt=0)  # the gradient's norm is cut to this
 
 
+def check_kept_are_made(keep_every_steps: int | None, checkpoint_every_steps: int) -> None:
+    """Raise ValueError when steps whose checkpoints are to be kept have none."""
+    if keep_every_steps and keep_every_steps % checkpoint_every_steps:
+        raise ValueError(
+            f"keep_every_steps={keep_every_steps} is no multiple of checkpoint_every_steps={checkpoint_every_steps}, "
+            "so there would be nothing to keep; make it one"
+        )
+
+
 class TrainConfig(Config):
     """One phase of training. `model` is given for the first phase; later ones take the shape of their parent."""
 
@@ -84,7 +93,7 @@ class TrainConfig(Config):
     inherit_optimizer: bool = True  # go on with the parent's momenta
     precision: Literal["bf16", "fp32"] = "bf16"  # of the working copy; masters and optimizer state are fp32
     z_loss: float = Field(default=0.0, ge=0)  # weight of logsumexp(logits)**2
-    loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time
+    loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time, if 64 MiB hold them
     second_pass_ramp_steps: int = Field(default=0, ge=0)  # a fresh fold: later loops' branches grow from 0 to 1
     loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
     loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step
@@ -95,7 +104,8 @@ class TrainConfig(Config):
     validation_rows: int = Field(default=16, ge=0)  # last rows of every set, never trained on
     validation_every_steps: int | None = Field(default=None, ge=1)  # None: at start and end only
     checkpoint_every_steps: int = Field(default=50, ge=1)
-    keep: int = Field(default=2, ge=1)  # checkpoints that stay on disk while training
+    keep: int = Field(default=2, ge=1)  # newest checkpoints that stay on disk while training
+    keep_every_steps: int | None = Field(default=None, ge=1)  # those of every so many steps stay for good; None: none
     n_threads: int | None = Field(default=None, ge=1)  # None: this process's part of the cores
     mesh: MeshConfig = MeshConfig()
     integrity: IntegrityConfig = IntegrityConfig()
@@ -123,6 +133,11 @@ class TrainConfig(Config):
                 f"compile=blocks does not go with mesh.tensor={self.mesh.tensor}, whose exchanges lie inside "
                 "of blocks; set compile=none, or share rows or parameters instead (mesh.context, mesh.shard)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_are_made(self) -> TrainConfig:
+        check_kept_are_made(self.keep_every_steps, self.checkpoint_every_steps)
         return self
 
     @model_validator(mode="after")

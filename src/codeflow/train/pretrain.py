@@ -2,6 +2,7 @@
 
     run(config, {tokens, tokenizer, [parent], [mixture], [tokens_NAME]}, output) -> checkpoint artifact
         model/           Hugging Face directory with tokenizer.json
+        checkpoints/     states of the steps that `keep_every_steps` names
         plan.json        which rows were read when (row_plan.py)
         state/           masters, optimizer state, step: what a child phase goes on from
         metrics.jsonl    one row per step (reproducible; timings are in .timing.jsonl)
@@ -30,7 +31,6 @@ from codeflow.core.errors import InfrastructureError, Preempted, UserError
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.core.progress import say
-from codeflow.core.storage import remove_tree
 from codeflow.kernels.payload import PayloadWatch
 from codeflow.model.config import ModelConfig
 from codeflow.model.looped import LoopCoder
@@ -402,14 +402,14 @@ class _Phase:
             "mixture": (self.follower.state if self.follower else self.mixture_state).model_dump(),
             "seen": [r.model_dump() for r in seen_in_all(self.origin.seen, self.rows, self.progress.step)],
         }
-        prune = partial(checkpoint.prune, self.output / CHECKPOINTS, self.config.keep, self.here)
+        kept = self.config.keep, self.here, self.config.keep_every_steps
+        prune = partial(checkpoint.prune, self.output / CHECKPOINTS, *kept)
         self.saver.save(folder, self.progress.step, self.tensors(), about, prune)
 
 
 def _finish(phase: _Phase, weights: Mapping[str, torch.Tensor], inputs: Mapping[str, Path], output: Path) -> None:
     export_model(phase.origin.model, weights, phase.dtype, inputs["tokenizer"], output / MODEL)
-    if (output / CHECKPOINTS).exists():
-        remove_tree(output / CHECKPOINTS)
+    checkpoint.prune(output / CHECKPOINTS, 0, phase.here, phase.config.keep_every_steps)
     for left in itertools.chain(output.glob(".*.tmp"), output.glob(".*.deleted")):
         shutil.rmtree(left, ignore_errors=True)
     rows = list(read_metrics(output / METRICS))
