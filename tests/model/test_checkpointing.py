@@ -84,8 +84,8 @@ def test_memory_lies_between_nothing_and_everything(config: ModelConfig) -> None
                 del views
     finally:
         gc.enable()
-    assert kept["full"] < kept["selective"] < 0.75 * kept["none"]
-    assert peaks["full"] < peaks["selective"] < 0.8 * peaks["none"]
+    assert kept["full"] < kept["selective"] < 0.8 * kept["none"]
+    assert peaks["full"] < peaks["selective"] < 0.9 * peaks["none"]
 
 
 def test_no_product_and_no_attention_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:

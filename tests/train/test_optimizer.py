@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -49,19 +51,53 @@ def test_who_updates_what(loop_num: int, golden: ModuleType) -> None:
     assert len(names) == 2 * 7
     assert not any(word in name for name in names for word in ("norm", "embed", "lm_head", "gate_projection"))
     optimizer = Optimizer(dict(model.named_parameters()), OptimizerConfig(adamw_weight_decay=0.1), torch.float32)
-    decays = {
-        name: group["weight_decay"]
-        for group in optimizer._adamw.param_groups
-        for parameter in group["params"]
-        for name, other in model.named_parameters()
-        if other is parameter
-    }
+    decays = optimizer._adamw.weight_decays()
     assert {name for name, decay in decays.items() if decay} == {"embed_tokens.weight", "lm_head.weight"}
     assert names | set(decays) == {name for name, _ in model.named_parameters()}
     plain = OptimizerConfig(matrices="adamw", adamw_weight_decay=0.1)
-    decaying, fixed = Optimizer(dict(model.named_parameters()), plain, torch.float32)._adamw.param_groups
-    assert len(decaying["params"]) == len(names) + 2
-    assert len(decaying["params"]) + len(fixed["params"]) == len(list(model.parameters()))
+    decays = Optimizer(dict(model.named_parameters()), plain, torch.float32)._adamw.weight_decays()
+    assert len(decays) == len(list(model.parameters()))
+    assert len([name for name, decay in decays.items() if decay]) == len(names) + 2
+
+
+def test_adamw_is_torchs(golden: ModuleType) -> None:
+    """The bits of `torch.optim.AdamW(fused=True)`: clipping, a changing rate, a master without gradient at first."""
+    config = OptimizerConfig(matrices="adamw", adamw_weight_decay=0.1)
+    ours, theirs = (dict(LoopCoder(golden.tiny_model()).named_parameters()) for _ in range(2))
+    optimizer = Optimizer(ours, config, torch.float32)
+    decays = optimizer._adamw.weight_decays()
+    groups = [{"params": [theirs[name]], "weight_decay": decay} for name, decay in decays.items()]
+    betas = config.adamw_beta1, config.adamw_beta2
+    peer = torch.optim.AdamW(groups, betas=betas, eps=config.adamw_epsilon, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    for step, factor in enumerate((0.5, 1.0, 0.25)):
+        for name, master in ours.items():
+            if step or name != "norm.weight":
+                master.grad = torch.randn(master.shape, generator=generator)
+                theirs[name].grad = master.grad * 0.5
+        for group in peer.param_groups:
+            group["lr"] = config.adamw_learning_rate * factor
+        optimizer.step(factor, 0.5)
+        peer.step()
+    for name, master in ours.items():
+        assert torch.equal(master, theirs[name]), name
+        assert torch.equal(optimizer.tensors()[f"adamw.square.{name}"], peer.state[theirs[name]]["exp_avg_sq"]), name
+
+
+def test_a_step_does_not_import_torchs_compiler() -> None:
+    """It takes 100 MiB and a second of every process that trains."""
+    code = """
+import sys, torch
+from codeflow.train.config import OptimizerConfig
+from codeflow.train.optimizer import Optimizer
+masters = {"norm.weight": torch.nn.Parameter(torch.ones(4)), "layers.0.q_proj.weight": torch.nn.Parameter(torch.eye(4))}
+optimizer = Optimizer(masters, OptimizerConfig(), torch.float32)
+for master in masters.values():
+    master.grad = torch.ones_like(master)
+optimizer.step(1.0, 1.0)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_one_update_is_what_the_formulae_say(golden: ModuleType) -> None:

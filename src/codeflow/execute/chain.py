@@ -7,7 +7,6 @@ inputs by the names of earlier stages. Its artifact is the folder `<run folder>/
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -27,6 +26,7 @@ import psutil
 
 from codeflow.core.config import Config
 from codeflow.core.errors import InfrastructureError, Preempted, UserError
+from codeflow.core.freed_memory import give_back
 from codeflow.core.manifest import (
     BEGIN,
     MANIFEST,
@@ -304,9 +304,7 @@ def _give_back_memory() -> None:
     import pyarrow
 
     pyarrow.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
+    give_back()
 
 
 class _Meter:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from codeflow.kernels.dispatch import Backend
 from codeflow.kernels.documents import Documents
 from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
 from codeflow.model.checkpointing import recomputed
 from codeflow.model.config import ModelConfig
+from codeflow.model.elementwise import rms_norm, swiglu
 from codeflow.model.rope import Rotation
 
 Tap = Callable[[str, Tensor], Tensor]  # (name within the block, weight) -> the weight to compute with
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
         return recomputed(self._normed, (x, self.weight), use)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return torch.nn.functional.rms_norm(x, weight.shape, weight, self.epsilon)
+        return rms_norm(x, weight, self.epsilon)
 
 
 class SwiGLU(nn.Module):
@@ -54,11 +54,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        return recomputed(_activated, (self.gate_proj(x), self.up_proj(x)), self.down_proj)
-
-
-def _activated(gate: Tensor, up: Tensor) -> Tensor:
-    return silu(gate) * up
+        return recomputed(swiglu, (self.gate_proj(x), self.up_proj(x)), self.down_proj)
 
 
 class Block(nn.Module):

@@ -23,7 +23,8 @@ from codeflow.core.errors import UserError, suggest
 from codeflow.model.config import Checkpointing, ModelConfig
 from codeflow.model.flops import cache_bytes, count_parameters, training_flops
 
-_FP32, _LOSS_BLOCK_ROWS = 4, 64  # bytes; rows of fp32 probabilities in train/losses.py
+_FP32 = 4  # bytes
+_LOSS_CHUNK_BYTES, _LOSS_BLOCK_ROWS = 48 * 2**20, 64  # in train/losses.py: logits; rows of fp32 probabilities
 _ITEM_BYTES = {"bf16": 2, "fp32": 4}
 
 
@@ -240,38 +241,44 @@ def _workspace_bytes(plan: PlanConfig) -> int:
 def block_elements(model: ModelConfig, loop: int, selective: bool = False, exchanged: bool = False) -> int:
     """Return the elements per token that one run of a block keeps for its backward pass.
 
-    Residual stream and its norm, twice; q, k, v and the attention's output; gate, up and product of the MLP and the
-    activated gate. A later loop also keeps the two attentions' outputs. `selective` leaves norms, product and
-    activated gate out. Where heads are `exchanged`, the output (of a later loop: q) exists for the rank's positions
-    and for its heads.
+    Residual stream and its norm, twice; q, k, v and the attention's output; gate, up and product of the MLP. A later
+    loop also keeps the two attentions' outputs. `selective` leaves norms and product out. Where heads are `exchanged`,
+    the output (of a later loop: q) exists for the rank's positions and for its heads.
     """
     heads, groups = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
-    kept = 4 * model.hidden_size + 2 * heads + 2 * groups + 4 * model.intermediate_size
+    kept = 4 * model.hidden_size + 2 * heads + 2 * groups + 3 * model.intermediate_size
     if selective:
-        kept -= 2 * model.hidden_size + 2 * model.intermediate_size
+        kept -= 2 * model.hidden_size + model.intermediate_size
     return kept + (2 * heads if loop else 0) + (heads if exchanged else 0)
 
 
 def activation_bytes(plan: PlanConfig) -> int:
-    """Return what one rank keeps of a forward pass for the backward pass."""
-    model, layers = plan.model, plan.model.num_hidden_layers
+    """Return what one rank keeps of a forward pass for the backward pass.
+
+    With `tp` a rank has its positions of the residual stream, and its heads and columns of all positions; what enters
+    attention and MLP, and the loss, it has gathered whole.
+    """
+    model, layers, tp = plan.model, plan.model.num_hidden_layers, plan.layout.tp
     selective = plan.checkpointing == "selective"
+    gathered = 2 * model.hidden_size if tp > 1 else 0  # of one run of a block: both norms, which nothing else keeps
     runs = [block_elements(model, loop, selective, plan.exchanges_heads) for loop in range(model.loop_num)]
+    runs = [kept - (0 if selective else gathered) for kept in runs]
     if plan.checkpointing == "full":  # each run's input, the first loop's keys and values, and one block computed again
         groups = model.num_key_value_heads * model.head_dim
-        elements = layers * (model.loop_num * model.hidden_size + (2 * groups if model.looped else 0)) + max(runs)
+        divided = layers * (model.loop_num * model.hidden_size + (2 * groups if model.looped else 0)) + max(runs)
     else:
-        elements = layers * sum(runs)
-        if selective:  # what is made again, one at a time; norms that `tp` has gathered are kept
-            again = max(model.hidden_size, 2 * model.intermediate_size)
-            elements += again + (2 * model.hidden_size * layers * model.loop_num if plan.layout.tp > 1 else 0)
-    return _ITEM_BYTES[plan.precision] * (elements + 2 * model.hidden_size) * plan.rank_tokens // plan.layout.tp
+        divided = layers * sum(runs)
+        if selective:  # what is made again, one at a time
+            divided += max(model.hidden_size, model.intermediate_size)
+        gathered *= layers * model.loop_num
+    divided, whole = divided + model.hidden_size, gathered + model.hidden_size  # the last norm and what it is of
+    return _ITEM_BYTES[plan.precision] * plan.rank_tokens * (divided + whole * tp) // tp
 
 
 def _loss_bytes(plan: PlanConfig) -> int:
     model, item = plan.model, _ITEM_BYTES[plan.precision]
     words = model.vocab_size // plan.layout.tp
-    rows = min(plan.loss_chunk_rows, plan.rank_tokens)
+    rows = min(plan.loss_chunk_rows, plan.rank_tokens, max(1, _LOSS_CHUNK_BYTES // (words * item)))
     logits = rows * words * item + min(_LOSS_BLOCK_ROWS, rows) * words * _FP32
     head = words * model.hidden_size * (_FP32 + item)
     return logits + head + plan.rank_tokens * model.hidden_size * item

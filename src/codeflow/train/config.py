@@ -93,7 +93,7 @@ class TrainConfig(Config):
     inherit_optimizer: bool = True  # go on with the parent's momenta
     precision: Literal["bf16", "fp32"] = "bf16"  # of the working copy; masters and optimizer state are fp32
     z_loss: float = Field(default=0.0, ge=0)  # weight of logsumexp(logits)**2
-    loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time, if 64 MiB hold them
+    loss_chunk_rows: int = Field(default=512, ge=1)  # tokens whose logits exist at one time, if 48 MiB hold them
     second_pass_ramp_steps: int = Field(default=0, ge=0)  # a fresh fold: later loops' branches grow from 0 to 1
     loop_norms_every_steps: int | None = Field(default=None, ge=1)  # what each loop adds to the gradient; None: never
     loop_clip_norm: float | None = Field(default=None, gt=0)  # each loop's contribution is cut to this, at every step

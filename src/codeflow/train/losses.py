@@ -14,12 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from codeflow.core.freed_memory import LARGE_BYTES, give_back
 from codeflow.model.config import Checkpointing
 from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
 
-_BLOCK_ROWS = 64  # whose fp32 probabilities exist at one time
-_BLOCK_WORDS = 16_384  # whose part of the head's gradient exists at one time in the model's dtype
+_CHUNK_BYTES = 48 * 2**20  # of logits, at most
+_BLOCK_ROWS = 64  # whose fp32 probabilities exist at one time; fewer of a large vocabulary, on a CPU
+_CACHED_ELEMENTS, _LEAST_ROWS = 1 << 19, 8
+_BLOCK_WORDS = 4096  # of one product with the head: oneDNN makes it in fp32 first where there are no bf16 instructions
 _UNDERFLOW = 1e-30  # a probability below this has lost digits in fp32; its logarithm is taken another way
 
 
@@ -104,7 +107,8 @@ def cross_entropy(
 
     hidden (..., C), head (V, C), targets and weights (...). A head that is a DTensor is cut by words over processes
     that call this with equal arguments beside it. Gradients for hidden and head are made in the forward pass,
-    a chunk at a time: peak memory is chunk_rows * V logits in the model's dtype, and one fp32 copy of the head.
+    a chunk at a time: peak memory is chunk_rows * V logits in the model's dtype, or 48 MiB of them if that is less, and
+    one fp32 copy of the head.
     """
     group = head.device_mesh.get_group() if isinstance(head, DTensor) else None
     part = head.to_local() if isinstance(head, DTensor) else head
@@ -131,11 +135,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         kept = weights.nonzero().flatten()
         total = torch.zeros((), dtype=wide)
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        if needs_grad and head.device.type == "cpu" and head.nbytes >= LARGE_BYTES:
+            give_back()  # what is made here finds no place in the holes that the forward pass has left
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
         grad_head = torch.zeros(head.shape, dtype=wide) if needs_grad else None
-        for rows in kept.split(chunk_rows):
+        n_rows = min(chunk_rows, max(1, _CHUNK_BYTES // (len(head) * head.element_size())), len(kept))
+        buffer = hidden.new_empty(n_rows, len(head))  # for all chunks: a new one might not fit where the last one was
+        for rows in kept.split(max(n_rows, 1)):
             h = hidden[rows]
-            logits = h @ head.T
+            logits = buffer[: len(h)]
+            _into_logits(logits, h, head)
             row_weights = weights[rows].to(wide)
             if group is None:
                 total += _into_gradient(logits, targets[rows], row_weights, z_loss)
@@ -144,9 +153,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 total += _into_gradient_of_part(logits, places, row_weights, z_loss, group)
             if grad_hidden is not None and grad_head is not None:
                 grad_hidden[rows] = logits @ head
-                for words, part in zip(logits.split(_BLOCK_WORDS, 1), grad_head.split(_BLOCK_WORDS), strict=True):
-                    part += words.T @ h
-            del logits  # or it would live beside the next chunk's
+                _add_product(grad_head, logits.T, h)
+            del logits
+        del buffer
         if grad_hidden is not None and grad_head is not None:
             if group is not None:
                 dist.all_reduce(grad_hidden, group=group)
@@ -161,13 +170,36 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(upstream), grad_head.mul_(upstream), None, None, None, None, None
 
 
+def _into_logits(logits: Tensor, hidden: Tensor, head: Tensor) -> None:
+    """Set logits (R, V) to hidden (R, C) @ head (V, C).T."""
+    for part, words in zip(logits.split(_BLOCK_WORDS, 1), head.split(_BLOCK_WORDS), strict=True):
+        torch.mm(hidden, words.T, out=part)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left (V, R) @ right (R, C) to the total (V, C), which may have a wider dtype than the product."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+        return
+    for part, words in zip(total.split(_BLOCK_WORDS), left.split(_BLOCK_WORDS), strict=True):
+        part += words @ right
+
+
+def _block_rows(logits: Tensor) -> int:
+    """Return how many rows of logits (R, V) to take at a time; on a CPU so few that they stay in its cache."""
+    if logits.device.type != "cpu":
+        return _BLOCK_ROWS
+    return min(_BLOCK_ROWS, max(_LEAST_ROWS, _CACHED_ELEMENTS // logits.shape[1]))
+
+
 def _into_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
     """Turn logits (R, V) into their gradient in place; return the weighted loss sum in the dtype of weights.
 
     A block of few rows stays in the processor's cache through all the passes over it.
     """
     total = torch.zeros((), dtype=weights.dtype)
-    parts = (x.split(_BLOCK_ROWS) for x in (logits, targets[:, None], weights[:, None]))
+    n_rows = _block_rows(logits)
+    parts = (x.split(n_rows) for x in (logits, targets[:, None], weights[:, None]))
     for block, index, weight in zip(*parts, strict=True):
         # softmax + gather: on CPU several times faster than logsumexp, which torch does not vectorise as well
         gradient = torch.softmax(block, dim=-1, dtype=weights.dtype)
@@ -197,7 +229,7 @@ def _into_gradient_of_part(
 
     The sums over the vocabulary run over the group; the loss returned is the same on all of it.
     """
-    blocks = logits.split(_BLOCK_ROWS)
+    blocks = logits.split(_block_rows(logits))
     top = logits.amax(-1).to(weights.dtype)
     dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
     here = (places >= 0) & (places < logits.shape[1])
@@ -220,4 +252,4 @@ def _into_gradient_of_part(
 
 def _with(blocks: tuple[Tensor, ...], *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Return each block of rows with its part of what there is per row."""
-    return zip(blocks, *(x.split(_BLOCK_ROWS) for x in rows), strict=True)
+    return zip(blocks, *(x.split(len(blocks[0])) for x in rows), strict=True)

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
+from codeflow.core.freed_memory import LARGE_BYTES, give_back
 from codeflow.parallel.place import laid_out_like, whole
 from codeflow.train.config import OptimizerConfig
 
@@ -84,6 +86,60 @@ class Momentum:
             master.add_(mean, alpha=-self._config.sgd_learning_rate * factor)
 
 
+class AdamW:
+    """Fused AdamW with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    torch's function and not its class, which imports torch's compiler to be made: 100 MiB and a second for a process
+    that compiles nothing.
+    """
+
+    def __init__(self, masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> None:
+        self._masters, self._config = dict(masters), config
+        self.averages = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self.squares = {name: torch.zeros_like(master) for name, master in self._masters.items()}
+        self._updates = {
+            name: torch.zeros((), dtype=torch.float32, device=master.device) for name, master in self._masters.items()
+        }
+
+    def weight_decays(self) -> dict[str, float]:
+        """Return the weight decay of each master, by name."""
+        return {
+            name: self._config.adamw_weight_decay if _decays(name, master) else 0.0
+            for name, master in self._masters.items()
+        }
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Update all masters that have a gradient with the learning rate times `factor`."""
+        config, by_decay = self._config, defaultdict[float, list[str]](list)
+        for name, decay in self.weight_decays().items():
+            if self._masters[name].grad is not None:
+                by_decay[decay].append(name)
+        for decay, names in by_decay.items():
+            masters = [self._masters[name] for name in names]
+            adamw(
+                [*masters],
+                [master.grad for master in masters if master.grad is not None],
+                [self.averages[name] for name in names],
+                [self.squares[name] for name in names],
+                [],
+                [self._updates[name] for name in names],
+                fused=True,
+                amsgrad=False,
+                beta1=config.adamw_beta1,
+                beta2=config.adamw_beta2,
+                lr=config.adamw_learning_rate * factor,
+                weight_decay=decay,
+                eps=config.adamw_epsilon,
+                maximize=False,
+            )
+
+    def resume(self, updates: int) -> None:
+        """Set the number of updates done."""
+        for count in self._updates.values():
+            count.fill_(float(updates))
+
+
 class Optimizer:
     """The optimizers of one set of named masters; each master belongs to one of them."""
 
@@ -96,8 +152,7 @@ class Optimizer:
             owned[config.matrices if is_matrix(name, master) else config.others][name] = master
         self._muon = Muon(owned["muon"], config, dtype)
         self._momentum = Momentum(owned["sgd"], config)
-        self._adamw_masters = owned["adamw"]
-        self._adamw = _adamw(owned["adamw"], config) if owned["adamw"] else None
+        self._adamw = AdamW(owned["adamw"], config)
 
     def gradients(self) -> list[Tensor]:
         """Return the masters' gradients."""
@@ -110,56 +165,30 @@ class Optimizer:
                 gradient.mul_(gradient_factor)
         self._muon.step(factor)
         self._momentum.step(factor)
-        if self._adamw:
-            for group in self._adamw.param_groups:
-                group["lr"] = self._config.adamw_learning_rate * factor
-            self._adamw.step()
+        self._adamw.step(factor)
         self.updates += 1
 
     def clear_gradients(self) -> None:
-        """Forget the gradients."""
+        """Forget the gradients. Memory of large ones goes back to the system: the next step makes others first."""
+        large = any(grad.device.type == "cpu" and grad.nbytes >= LARGE_BYTES for grad in self.gradients())
         for master in self._masters.values():
             master.grad = None
+        if large:
+            give_back()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name, to be saved or read into; `updates` is not in it."""
         state = {f"muon.momentum.{name}": momentum for name, momentum in self._muon.momenta.items()}
         state |= {f"sgd.mean.{name}": mean for name, mean in self._momentum.means.items()}
-        for name, master in self._adamw_masters.items():
-            assert self._adamw is not None
-            state[f"adamw.average.{name}"] = self._adamw.state[master]["exp_avg"]
-            state[f"adamw.square.{name}"] = self._adamw.state[master]["exp_avg_sq"]
+        for name, average in self._adamw.averages.items():
+            state[f"adamw.average.{name}"] = average
+            state[f"adamw.square.{name}"] = self._adamw.squares[name]
         return state
 
     def resume(self, updates: int) -> None:
         """Set the number of updates done, after `tensors` have been read into."""
         self.updates = updates
-        for state in self._adamw.state.values() if self._adamw else ():
-            state["step"].fill_(float(updates))
-
-
-def _adamw(masters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW with its state made, and not in the first step, so that a checkpoint can be read into it."""
-    decaying = [master for name, master in masters.items() if _decays(name, master)]
-    fixed = [master for name, master in masters.items() if not _decays(name, master)]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": members, "weight_decay": decay}
-            for members, decay in ((decaying, config.adamw_weight_decay), (fixed, 0.0))
-            if members
-        ],
-        lr=config.adamw_learning_rate,
-        betas=(config.adamw_beta1, config.adamw_beta2),
-        eps=config.adamw_epsilon,
-        fused=True,
-    )
-    for master in masters.values():
-        optimizer.state[master] = {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(master),
-            "exp_avg_sq": torch.zeros_like(master),
-        }
-    return optimizer
+        self._adamw.resume(updates)
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
