@@ -87,6 +87,18 @@ def test_hard_pages_go_to_trafilatura() -> None:
     assert large.notes["pages_too_large_for_trafilatura"] == 1
 
 
+def test_code_counts_when_a_page_is_judged_hard() -> None:
+    code = "\n".join(f"value_{n} = compute({n})" for n in range(40))
+    aside = (
+        f"<html><body><div class=sidebar id=sidebar><p>One sentence about it.</p><pre class=lang-py>{code}</pre></div>"
+    )
+    found = page_text(aside)
+    assert found.extractor == "trafilatura"
+    assert code in found.text
+    own = page_text(f"<html><body><main><pre class=lang-py>{code}</pre></main><div class=sidebar>{PROSE}</div>")
+    assert (own.extractor, own.notes) == ("resiliparse", {}), "a page of code is not short"
+
+
 def test_a_short_page_in_a_large_frame_is_not_hard() -> None:
     links = "".join(f"<li><a href=/{n}>Chapter {n} of the book</a></li>" for n in range(80))
     body = f"<nav><ul>{links}</ul></nav><main><p>Two short sentences. They are all.</p></main>"

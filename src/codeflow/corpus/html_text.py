@@ -225,12 +225,13 @@ class _Page:
         """Return (text with the pieces filled in, name of the extractor)."""
         settings = self.settings
         text = extract_plain_text(self.tree, preserve_formatting=True, main_content=settings.main_content)
-        extractor = "resiliparse"
-        if settings.main_content and len(text) < settings.hard_max_characters:
-            everything = extract_plain_text(self.tree, preserve_formatting=True, skip_elements=_FRAMES)
-            if len(everything) > settings.hard_max_characters and len(text) < settings.hard_min_share * len(everything):
+        extractor, n_characters = "resiliparse", len(self._own(text))
+        if settings.main_content and n_characters < settings.hard_max_characters:
+            outside = extract_plain_text(self.tree, preserve_formatting=True, skip_elements=_FRAMES)
+            n_outside = len(self._own(outside))
+            if n_outside > settings.hard_max_characters and n_characters < settings.hard_min_share * n_outside:
                 second = self._second_look()
-                if len(second) > len(text):
+                if len(self._own(second)) > n_characters:
                     text, extractor = second, "trafilatura"
         return self._filled(text), extractor
 
