@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 
 import pytest
@@ -71,13 +72,14 @@ PANELS = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 5e-2)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 8e-2)], ids=str)
 @pytest.mark.parametrize("config", PANELS, ids=lambda c: f"{c.loop_num}x{c.loop_window_size}")
 @torch.no_grad()
 def test_every_form_of_the_weights(config, dtype: torch.dtype, tolerance: float, form: str) -> None:
     """Eleven rows: a tile of eight and three single ones; a step of several tokens in between."""
     model, ids = make_model(config, dtype), make_ids(11, LENGTH) % config.vocab_size
-    exact = model.logits(model(ids)).float()
+    whole = copy.deepcopy(model).double() if dtype == torch.bfloat16 else model
+    exact = whole.logits(whole(ids)).float()
     decoder = Decoder(model, LENGTH, n_rows=11)
     assert isinstance(decoder._step, WholeStep if form == "panels" else RowsStep)
     logits = [decoder.prefill(ids[:, :6].tolist())[:, None]]

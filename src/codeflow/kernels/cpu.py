@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from codeflow.kernels.arrays import as_array, compiled_functions, compiling_pays
 from codeflow.kernels.blocks import Attention, Band, Causal
 from codeflow.kernels.documents import Documents
+from codeflow.kernels.wide import product_dtype
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
@@ -105,20 +106,20 @@ def _make_local(starts: Tensor, documents: Documents | None, window: int, strict
 
 
 def _heads_first(x: Tensor, n_kv_heads: int, scale: float | None = None) -> Tensor:
-    """Copy (B, T, H, X) to (G, N, R, X), times `scale`."""
+    """Copy (B, T, H, X) to (G, N, R, X), times `scale`, in the precision of products."""
     view = x.unflatten(2, (n_kv_heads, -1)).permute(2, 0, 1, 3, 4)
-    copy = torch.empty(view.shape, dtype=x.dtype, device=x.device)
-    return (copy.copy_(view) if scale is None else torch.mul(view, scale, out=copy)).flatten(1, 2)
+    copy = torch.empty(view.shape, dtype=product_dtype(x), device=x.device)
+    return (copy.copy_(view) if scale is None else torch.mul(view.to(copy.dtype), scale, out=copy)).flatten(1, 2)
 
 
 def _kv_heads_first(x: Tensor) -> Tensor:
-    """View (B, T, G, D) as (G, N, D)."""
-    return x.permute(2, 0, 1, 3).flatten(1, 2)
+    """View (B, T, G, D) as (G, N, D), in the precision of products."""
+    return x.permute(2, 0, 1, 3).flatten(1, 2).to(product_dtype(x))
 
 
-def _heads_last(x: Tensor, shape: torch.Size) -> Tensor:
-    """Copy (G, N, R, X) to (B, T, H, X), or (G, N, D) to (B, T, G, D); `shape` is the result's."""
-    return x.unflatten(1, shape[:2]).movedim(0, 2).reshape(shape)
+def _heads_last(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Copy (G, N, R, X) to (B, T, H, X), or (G, N, D) to (B, T, G, D); `shape` and `dtype` are the result's."""
+    return x.unflatten(1, shape[:2]).movedim(0, 2).to(dtype).reshape(shape)
 
 
 class _Plain(torch.autograd.Function):
@@ -130,7 +131,8 @@ class _Plain(torch.autograd.Function):
         ctx.save_for_backward(q, k, v)
         ctx.view = view
         queries = _heads_first(q, k.shape[2], q.shape[-1] ** -0.5)
-        return _heads_last(view.dark(view.attention.forward(queries, *map(_kv_heads_first, (k, v)))), q.shape)
+        output = view.dark(view.attention.forward(queries, *map(_kv_heads_first, (k, v))))
+        return _heads_last(output, q.shape, q.dtype)
 
     @staticmethod
     @once_differentiable
@@ -141,8 +143,9 @@ class _Plain(torch.autograd.Function):
         scale = q.shape[-1] ** -0.5
         inputs = (_heads_first(q, k.shape[2], scale), *map(_kv_heads_first, (k, v)))
         found = ctx.view.attention.backward(inputs, ctx.view.dark(_heads_first(gradients[0], k.shape[2])))
-        d_q = _heads_last(found.queries, q.shape).mul_(scale)
-        return d_q, _heads_last(found.keys, k.shape), _heads_last(found.values, v.shape), None
+        d_q = _heads_last(found.queries, q.shape, q.dtype).mul_(scale)
+        d_k, d_v = (_heads_last(x, k.shape, k.dtype) for x in (found.keys, found.values))
+        return d_q, d_k, d_v, None
 
 
 class _Gated(torch.autograd.Function):
@@ -157,7 +160,7 @@ class _Gated(torch.autograd.Function):
         queries = _heads_first(q, k1.shape[2], q.shape[-1] ** -0.5)
         global_part = whole.attention.forward(queries, *map(_kv_heads_first, (k1, v1)))
         local_part = local.dark(local.attention.forward(queries, *map(_kv_heads_first, (k2, v2))))
-        return _mix(global_part, local_part, gate, q.shape)
+        return _mix(global_part, local_part, gate, q)
 
     @staticmethod
     @once_differentiable
@@ -173,11 +176,11 @@ class _Gated(torch.autograd.Function):
         first = whole.attention.backward((queries, *map(_kv_heads_first, (k1, v1))), d_global, gate.shape[-1])
         d_local = local.dark(d_local)
         second = local.attention.backward((queries, *map(_kv_heads_first, (k2, v2))), d_local, gate.shape[-1])
-        d_q = _heads_last(first.queries + second.queries, q.shape).mul_(scale)
-        d_logits = _heads_last((1 - gate) * first.terms - gate * second.terms, q.shape[:3] + gate.shape[-1:])
-        d_logits = d_logits.view(gate_logits.shape).to(gate_logits.dtype)
+        d_q = _heads_last(first.queries + second.queries, q.shape, q.dtype).mul_(scale)
+        d_logits = (1 - gate) * first.terms - gate * second.terms
+        d_logits = _heads_last(d_logits, q.shape[:3] + gate.shape[-1:], gate_logits.dtype).view(gate_logits.shape)
         parts = zip((k1, v1, k2, v2), (first.keys, first.values, second.keys, second.values), strict=True)
-        return d_q, *(_heads_last(found, x.shape) for x, found in parts), d_logits, None, None
+        return d_q, *(_heads_last(found, x.shape, x.dtype) for x, found in parts), d_logits, None, None
 
 
 def _gate(gate_logits: Tensor, n_kv_heads: int) -> Tensor:
@@ -187,14 +190,14 @@ def _gate(gate_logits: Tensor, n_kv_heads: int) -> Tensor:
     return _heads_first(logits, n_kv_heads).to(wide).sigmoid()
 
 
-def _mix(wide: Tensor, near: Tensor, gate: Tensor, shape: torch.Size) -> Tensor:
-    """Return gate * wide + (1 - gate) * near in `shape` (B, T, H, D); both parts (G, N, R, D)."""
+def _mix(wide: Tensor, near: Tensor, gate: Tensor, like: Tensor) -> Tensor:
+    """Return gate * wide + (1 - gate) * near, shaped as `like` (B, T, H, D); both parts (G, N, R, D)."""
     if not compiling_pays(wide):
         mixed = torch.lerp(near.to(gate.dtype), wide.to(gate.dtype), gate)
-        return _heads_last(mixed.to(wide.dtype), shape)
+        return _heads_last(mixed, like.shape, like.dtype)
     out = wide.new_empty((wide.shape[1], wide.shape[0], *wide.shape[2:]))
     compiled_functions().mix(as_array(wide), as_array(near.contiguous()), gate.numpy(), as_array(out))
-    return out.view(shape)
+    return out.view(like.shape).to(like.dtype)
 
 
 def _unmix(d_mixed: Tensor, gate: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,6 +206,8 @@ def _unmix(d_mixed: Tensor, gate: Tensor, like: Tensor) -> tuple[Tensor, Tensor]
         d_heads = _heads_first(d_mixed, like.shape[0])
         return (gate * d_heads).to(like.dtype), ((1 - gate) * d_heads).to(like.dtype)
     d_wide, d_near = torch.empty_like(like), torch.empty_like(like)
-    d_heads = d_mixed.contiguous().view(like.shape[1], like.shape[0], *like.shape[2:])
+    d_heads = d_mixed.to(like.dtype, memory_format=torch.contiguous_format).view(
+        like.shape[1], like.shape[0], *like.shape[2:]
+    )
     compiled_functions().unmix(as_array(d_heads), gate.numpy(), as_array(d_wide), as_array(d_near))
     return d_wide, d_near

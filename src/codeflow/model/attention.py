@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from codeflow.kernels.dispatch import Backend, causal_attention, gated_attention, shared_kv
 from codeflow.kernels.documents import Documents
 from codeflow.model.config import ModelConfig
+from codeflow.model.projection import Projection
 from codeflow.model.rope import Rotation, rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys after RoPE and values, each (B, T, G, D)
@@ -69,10 +70,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.config = config
         size, head_dim = config.hidden_size, config.head_dim
-        self.q_proj = nn.Linear(size, config.num_attention_heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(size, config.num_key_value_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(size, config.num_key_value_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * head_dim, size, bias=False)
+        self.q_proj = Projection(size, config.num_attention_heads * head_dim)
+        self.k_proj = Projection(size, config.num_key_value_heads * head_dim)
+        self.v_proj = Projection(size, config.num_key_value_heads * head_dim)
+        self.o_proj = Projection(config.num_attention_heads * head_dim, size)
 
     def project(self, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q (B, T, H, D), k and v (B, T, G, D) of x (B, T, C), RoPE applied to q and k; and q before RoPE."""

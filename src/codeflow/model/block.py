@@ -18,6 +18,7 @@ from codeflow.model.attention import GateProjection, KeyValue, SelfAttention
 from codeflow.model.checkpointing import recomputed
 from codeflow.model.config import ModelConfig
 from codeflow.model.elementwise import rms_norm, swiglu
+from codeflow.model.projection import Projection
 from codeflow.model.rope import Rotation
 
 Tap = Callable[[str, Tensor], Tensor]  # (name within the block, weight) -> the weight to compute with
@@ -48,9 +49,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Projection(config.hidden_size, config.intermediate_size)
+        self.up_proj = Projection(config.hidden_size, config.intermediate_size)
+        self.down_proj = Projection(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""

@@ -24,6 +24,7 @@ from codeflow.model.attention import KeyValue
 from codeflow.model.block import Block, RMSNorm, Tap
 from codeflow.model.checkpointing import selectively
 from codeflow.model.config import Checkpointing, ModelConfig
+from codeflow.model.projection import Projection
 from codeflow.model.rope import rotation
 
 
@@ -57,7 +58,7 @@ class LoopCoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Projection(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         if not self.embed_tokens.weight.is_meta:

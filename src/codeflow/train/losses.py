@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codeflow.core.freed_memory import LARGE_BYTES, give_back
+from codeflow.kernels.wide import add_product, product
 from codeflow.model.config import Checkpointing
 from codeflow.model.looped import LoopCoder
 from codeflow.tokens.batch import Batch
@@ -152,7 +153,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 places = targets[rows] - group.rank() * len(head)
                 total += _into_gradient_of_part(logits, places, row_weights, z_loss, group)
             if grad_hidden is not None and grad_head is not None:
-                grad_hidden[rows] = logits @ head
+                grad_hidden[rows] = product(logits, head)
                 _add_product(grad_head, logits.T, h)
             del logits
         del buffer
@@ -173,7 +174,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _into_logits(logits: Tensor, hidden: Tensor, head: Tensor) -> None:
     """Set logits (R, V) to hidden (R, C) @ head (V, C).T."""
     for part, words in zip(logits.split(_BLOCK_WORDS, 1), head.split(_BLOCK_WORDS), strict=True):
-        torch.mm(hidden, words.T, out=part)
+        product(hidden, words.T, part)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -182,7 +183,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
         return
     for part, words in zip(total.split(_BLOCK_WORDS), left.split(_BLOCK_WORDS), strict=True):
-        part += words @ right
+        add_product(part, words, right)
 
 
 def _block_rows(logits: Tensor) -> int:

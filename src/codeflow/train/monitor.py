@@ -6,7 +6,8 @@
 TensorBoard and Weights & Biases get the same numbers where `watch.trackers` names them (`train.trackers`).
 
 `tokens` counts tokens that carried loss, over all phases so far; `tokens_per_second` counts all places of a batch.
-MFU is the model's arithmetic per second over the fastest matrix product measured on this machine at the start. `cost`
+MFU is the model's arithmetic per second over the fastest matrix product measured on this machine at the start, in fp32
+for bf16 where the processor has no bf16 instructions (`kernels.wide`). `cost`
 is the time so far on all processes at `watch.price_per_process_hour`; the line also says what the phase comes to.
 """
 
@@ -22,6 +23,7 @@ import torch
 
 from codeflow.core.metrics import MetricsLog, read_metrics
 from codeflow.core.progress import say
+from codeflow.kernels.wide import product_dtype
 from codeflow.model.config import ModelConfig
 from codeflow.train.trackers import open_trackers, write_all
 from codeflow.train.watch_config import WatchConfig
@@ -48,7 +50,8 @@ def training_flops_per_token(config: ModelConfig, context_tokens: int) -> float:
 
 
 def measured_peak_flops(dtype: torch.dtype) -> float:
-    """Return the operations per second of the fastest of a few square matrix products in `dtype` on this machine."""
+    """Return the operations per second of the fastest of a few square matrix products for `dtype` on this machine."""
+    dtype = product_dtype(torch.empty(0, dtype=dtype))
     left, right = (torch.ones(_PEAK_SIZE, _PEAK_SIZE, dtype=dtype) for _ in range(2))
     torch.mm(left, right)  # the first product prepares kernels
     best = float("inf")

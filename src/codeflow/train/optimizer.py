@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from codeflow.core.freed_memory import LARGE_BYTES, give_back
+from codeflow.kernels.wide import product_dtype
 from codeflow.parallel.place import laid_out_like, whole
 from codeflow.train.config import OptimizerConfig
 
@@ -29,7 +30,8 @@ def orthogonalise(matrices: Tensor, iterations: int, dtype: torch.dtype) -> Tens
     """Return about U V^T of each matrix's U S V^T: (N, rows, columns) fp32 in and out, computed in `dtype`."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).to(dtype)
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.float32) + _SMALL).to(dtype)
+    x = x.to(product_dtype(x))
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.float32) + _SMALL).to(x.dtype)
     a, b, c = _QUINTIC
     for _ in range(iterations):
         gram = x @ x.mT
