@@ -13,6 +13,17 @@ from pathlib import PurePosixPath
 from codeflow.core.languages import BY_EXTENSION, BY_NAME
 
 _AMBIGUOUS = {".h", ".txt", ".f", ".for", ".ts", ".md", ".sql", ".cls"}  # Linguist knows other languages for these
+_DOUBTS = {  # what makes one ask whether a file is in the other language of its extension
+    ".ts": re.compile(rb"^\s*<"),  # XML: translations of Qt
+    ".tsx": re.compile(rb"^\s*<"),  # XML: maps of Tiled
+    ".rs": re.compile(rb"^\s*<|^\s*#\s*pragma\b", re.M),  # XML, RenderScript
+    ".hh": re.compile(rb"<\?hh\b"),  # Hack
+    ".php": re.compile(rb"<\?hh\b"),
+    ".cs": re.compile(rb"\bmethodsFor:"),  # Smalltalk
+    ".md": re.compile(rb"^\(define_|^;;", re.M),  # GCC machine descriptions
+    ".f": re.compile(rb"\S"),  # Forth and others; short of reading it nothing tells
+    ".for": re.compile(rb"\S"),
+}
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+\-]+(?:[ \t]+(?:AND|OR|WITH)[ \t]+[A-Za-z0-9.+\-]+)*)")
 _SNIFF_CHARACTERS = 4096
 _ENRY_BYTES = 16_384  # its classifier reads everything it is given
@@ -31,9 +42,11 @@ def language_of(path: str, content: bytes) -> str:
     name = PurePosixPath(path).name
     suffix = PurePosixPath(path).suffix.lower()
     known = BY_EXTENSION.get(suffix)
+    head = content[:_ENRY_BYTES]
+    if known and suffix in _DOUBTS and _DOUBTS[suffix].search(head):
+        return enry.get_language_by_content(name, head)[0] or known.name
     if known and suffix not in _AMBIGUOUS:
         return known.name
-    head = content[:_ENRY_BYTES]
     if suffix == ".h":
         return _header_language(head)
     if known:  # a name of its own beats the extension: CMakeLists.txt, requirements.txt
@@ -52,7 +65,7 @@ def _by_shebang(head: bytes) -> str:
 
 
 _CPP_MARKS = re.compile(
-    rb"^\s*(?:namespace\b|template\s*<|class\s+\w+[^;]*[:{]|using\s+|(?:public|private|protected)\s*:)"
+    rb"^\s*(?:constexpr\b|\[\[|namespace\b|template\s*<|class\s+\w+[^;]*[:{]|using\s+|(?:public|private|protected)\s*:)"
     rb"|\bstd::|#include\s*<(?:c?string|vector|memory|utility|cstdint|cstddef|map|array|optional|functional)>",
     re.M,
 )
