@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from codeflow.core import freed_memory
+
 CODE = """
 import numpy
 from pathlib import Path
@@ -22,6 +26,22 @@ with kept_memory():
     give_back()
     print(full - freed, freed - resident_mib())
 """
+
+
+def test_room_is_made_where_memory_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(freed_memory, "give_back", lambda: calls.append(True))
+    freed_memory.make_room(2**30)
+    with freed_memory.sparing(False):
+        freed_memory.make_room(2**30)
+    assert not calls
+    with freed_memory.sparing():
+        freed_memory.make_room(2**20)
+        assert not calls
+        freed_memory.make_room(2**30)
+    assert calls == [True]
+    freed_memory.make_room(2**30)
+    assert calls == [True]
 
 
 def test_holes_are_given_back() -> None:

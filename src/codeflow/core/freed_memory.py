@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-LARGE_BYTES = 32 * 2**20  # a buffer that finds no place in the holes between others
+_LARGE_BYTES = 32 * 2**20  # a buffer that finds no place in the holes between others
+_sparing = [False]
 
 
 def give_back() -> None:
@@ -12,3 +15,19 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+@contextmanager
+def sparing(on: bool = True) -> Iterator[None]:
+    """Let `make_room` work while the block runs; `on=False` changes nothing."""
+    _sparing.append(on)
+    try:
+        yield
+    finally:
+        _sparing.pop()
+
+
+def make_room(n_bytes: int) -> None:
+    """Give memory back where it is spared, if so many bytes are a lot: what is made next would be put beside holes."""
+    if _sparing[-1] and n_bytes >= _LARGE_BYTES:
+        give_back()

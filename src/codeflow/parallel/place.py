@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
-from codeflow.core.freed_memory import LARGE_BYTES, give_back
+from codeflow.core.freed_memory import make_room
 from codeflow.model.compilation import compile_blocks
 from codeflow.model.config import Compilation
 from codeflow.model.looped import LoopCoder
@@ -71,28 +71,16 @@ def place(
         compile_blocks(model)
     if mesh.size() > 1:
         return _Sharded(model, blocks, root, mesh, precision, config.regather)
-    _make_room(model.embed_tokens)
+    model.embed_tokens.register_forward_hook(_room_for_gradient)
     whole_precision = precision == model.norm.weight.dtype
     return _Whole(model) if whole_precision else _MixedWhole(model, precision)
 
 
-def _make_room(embedding: nn.Embedding) -> None:
-    """Give freed memory back before the embedding's gradient is made, if that is large and on a CPU.
-
-    It is the last one, made when all activations are gone; in the holes that they leave between the others' gradients
-    it would find no place, and so add its size to the peak.
-    """
-    if _is_large(embedding.weight):
-        embedding.register_forward_hook(_give_back_in_backward)
-
-
-def _give_back_in_backward(_: nn.Module, __: Any, hidden: Tensor) -> None:
-    if hidden.requires_grad:
-        hidden.register_hook(lambda _: give_back())
-
-
-def _is_large(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.nbytes >= LARGE_BYTES
+def _room_for_gradient(embedding: nn.Module, _: Any, hidden: Tensor) -> None:
+    """Make room in the backward pass before the embedding's gradient: the last one, when all activations are gone."""
+    if hidden.requires_grad and hidden.device.type == "cpu":
+        n_bytes = sum(parameter.nbytes for parameter in embedding.parameters())
+        hidden.register_hook(lambda _: make_room(n_bytes))
 
 
 class _Sharded:
@@ -163,8 +151,8 @@ def _hand_over(master: nn.Parameter, working: Tensor) -> None:
     """Add the gradient of a working parameter to its master's, and free it."""
     assert working.grad is not None
     if master.grad is None:
-        if _is_large(master):
-            give_back()
+        if master.device.type == "cpu":
+            make_room(master.nbytes)
         master.grad = working.grad.to(master.dtype)
     else:
         master.grad += working.grad

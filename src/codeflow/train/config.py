@@ -106,6 +106,7 @@ class TrainConfig(Config):
     checkpoint_every_steps: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)  # newest checkpoints that stay on disk while training
     keep_every_steps: int | None = Field(default=None, ge=1)  # those of every so many steps stay for good; None: none
+    spare_memory: bool = False  # give freed memory back at every step: less at the peak, slower; for large vocabularies
     n_threads: int | None = Field(default=None, ge=1)  # None: this process's part of the cores
     mesh: MeshConfig = MeshConfig()
     integrity: IntegrityConfig = IntegrityConfig()

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from codeflow.core.freed_memory import LARGE_BYTES, give_back
+from codeflow.core.freed_memory import make_room
 from codeflow.kernels.wide import add_product, product
 from codeflow.model.config import Checkpointing
 from codeflow.model.looped import LoopCoder
@@ -136,8 +136,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         kept = weights.nonzero().flatten()
         total = torch.zeros((), dtype=wide)
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        if needs_grad and head.device.type == "cpu" and head.nbytes >= LARGE_BYTES:
-            give_back()  # what is made here finds no place in the holes that the forward pass has left
+        if needs_grad and head.device.type == "cpu":
+            make_room(head.nbytes)
         grad_hidden = torch.zeros_like(hidden) if needs_grad else None
         grad_head = torch.zeros(head.shape, dtype=wide) if needs_grad else None
         n_rows = min(chunk_rows, max(1, _CHUNK_BYTES // (len(head) * head.element_size())), len(kept))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from codeflow.core.freed_memory import LARGE_BYTES, give_back
+from codeflow.core.freed_memory import make_room
 from codeflow.kernels.wide import product_dtype
 from codeflow.parallel.place import laid_out_like, whole
 from codeflow.train.config import OptimizerConfig
@@ -171,12 +171,11 @@ class Optimizer:
         self.updates += 1
 
     def clear_gradients(self) -> None:
-        """Forget the gradients. Memory of large ones goes back to the system: the next step makes others first."""
-        large = any(grad.device.type == "cpu" and grad.nbytes >= LARGE_BYTES for grad in self.gradients())
+        """Forget the gradients."""
+        largest = max((grad.nbytes for grad in self.gradients() if grad.device.type == "cpu"), default=0)
         for master in self._masters.values():
             master.grad = None
-        if large:
-            give_back()
+        make_room(largest)  # the next step makes others first
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name, to be saved or read into; `updates` is not in it."""

@@ -28,6 +28,7 @@ import torch
 
 from codeflow.core.config import validate
 from codeflow.core.errors import InfrastructureError, Preempted, UserError
+from codeflow.core.freed_memory import sparing
 from codeflow.core.manifest import Counts, Manifest, read_manifest, seal
 from codeflow.core.metrics import read_metrics
 from codeflow.core.progress import say
@@ -111,7 +112,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manife
 
 def _run_here(config: TrainConfig, inputs: Mapping[str, Path], output: Path) -> Manifest:
     """Train on the processes that are there."""
-    with world(config.mesh) as here, kept_memory(), threads(config.n_threads):
+    with world(config.mesh) as here, kept_memory(), sparing(config.spare_memory), threads(config.n_threads):
         origin = _origin(config, inputs, here)
         tokens = token_folders(inputs)
         plan = _loader_plan(config, inputs)
