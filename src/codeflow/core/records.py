@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,39 +16,19 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from codeflow.core.columns import PLAIN, array_of, arrow_type, counter, hints_of
 from codeflow.core.errors import UserError
 from codeflow.core.storage import atomic_path
 
 T = TypeVar("T")
 _ROWS_PER_GROUP = 1024  # bounds memory on both sides: a reader holds one row group,
 _CHARACTERS_PER_GROUP = 64_000_000  # which is also bounded in text, as a commit may hold megabytes
-_PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _arrow(hint: Any) -> pa.DataType:
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if dataclasses.is_dataclass(hint):
-        return pa.struct([pa.field(name, _arrow(inner)) for name, inner in _hints(typing.cast(type, hint)).items()])
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        return pa.list_(_arrow(arguments[0]))
-    if origin is dict:
-        return pa.map_(pa.string(), _arrow(arguments[1]))
-    if origin is types.UnionType:
-        return _arrow(next(a for a in arguments if a is not type(None)))
-    raise TypeError(f"no Parquet column for {hint}")
 
 
 @functools.cache
 def schema_of(kind: type) -> pa.Schema:
     """Return the Arrow schema of a record type."""
-    return pa.schema([pa.field(name, _arrow(hint)) for name, hint in _hints(kind).items()])
+    return pa.schema([pa.field(name, arrow_type(hint)) for name, hint in hints_of(kind).items()])
 
 
 @functools.cache
@@ -76,10 +55,10 @@ def from_row(kind: Any, row: Any) -> Any:
 @functools.cache
 def _builder(kind: Any) -> Callable[[Any], Any]:
     """Return what builds a value of `kind` from its plain form, put together once for all rows."""
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return lambda row: row
     if dataclasses.is_dataclass(kind):
-        fields = tuple((name, _builder(hint)) for name, hint in _hints(typing.cast(type, kind)).items())
+        fields = tuple((name, _builder(hint)) for name, hint in hints_of(typing.cast(type, kind)).items())
         # A field that is younger than the row has its default.
         return _unless_none(lambda row: kind(**{name: build(row[name]) for name, build in fields if name in row}))  # type: ignore[operator]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -100,65 +79,24 @@ def _unless_none(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def write_records(path: Path, records: Iterable[Any], kind: type) -> int:
     """Write records of `kind` to one Parquet file, whole or not at all, a row group at a time. Return their number."""
-    schema, n = schema_of(kind), 0
+    schema, n, count = schema_of(kind), 0, counter(kind)
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         rows: list[Any] = []
         n_characters = 0
         for record in records:
-            rows.append(to_row(record))
-            n_characters += _n_characters(rows[-1])
+            rows.append(record)
+            n_characters += count(record) if count else 0
             if len(rows) == _ROWS_PER_GROUP or n_characters >= _CHARACTERS_PER_GROUP:
-                writer.write_table(_table(rows, schema))
+                writer.write_table(_table(rows, kind))
                 n, rows, n_characters = n + len(rows), [], 0
-        writer.write_table(_table(rows, schema))
+        writer.write_table(_table(rows, kind))
         n += len(rows)
     return n
 
 
-def _n_characters(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_n_characters, value.values()))
-    return sum(map(_n_characters, value)) if isinstance(value, list) else 0
-
-
-def _table(rows: list[Any], schema: pa.Schema) -> pa.Table:
-    columns = []
-    for item in schema:
-        values = [row[item.name] for row in rows]
-        if pa.types.is_map(item.type):
-            values = [sorted(value.items()) for value in values]  # one order, so that equal records are equal bytes
-        columns.append(pa.array(_with_sorted_maps(values, item.type), item.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _with_sorted_maps(values: list[Any], kind: pa.DataType) -> list[Any]:
-    """Turn dictionaries inside structs (a document inside a dropped document) into sorted pairs."""
-    if not pa.types.is_struct(kind) or not _has_map(kind):
-        return values
-    fields = [kind.field(i) for i in range(kind.num_fields)]
-
-    def convert(value: Any, inner: pa.DataType) -> Any:
-        if value is None:
-            return None
-        if pa.types.is_map(inner):
-            return sorted(value.items())
-        if pa.types.is_struct(inner):
-            return {
-                inner.field(i).name: convert(value[inner.field(i).name], inner.field(i).type)
-                for i in range(inner.num_fields)
-            }
-        return value
-
-    return [None if v is None else {f.name: convert(v[f.name], f.type) for f in fields} for v in values]
-
-
-def _has_map(kind: pa.DataType) -> bool:
-    return any(
-        pa.types.is_map(f.type) or (pa.types.is_struct(f.type) and _has_map(f.type))
-        for f in (kind.field(i) for i in range(kind.num_fields))
-    )
+def _table(records: list[Any], kind: type) -> pa.Table:
+    columns = [array_of(hint, [getattr(record, name) for record in records]) for name, hint in hints_of(kind).items()]
+    return pa.Table.from_arrays(columns, schema=schema_of(kind))
 
 
 def read_records(path: Path, kind: type[T], columns: list[str] | None = None) -> Iterator[T]:
