@@ -173,3 +173,23 @@ def test_room_is_made_for_gradients(precision: torch.dtype, monkeypatch: pytest.
     words, n_bytes = SHAPE.vocab_size * SHAPE.hidden_size, 4 if precision == torch.float32 else 2
     assert calls.count(n_bytes * words) >= 1
     assert calls.count(4 * words) == (1 if precision == torch.float32 else 2)
+
+
+def test_a_gradient_handed_over_at_the_end_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a second pass, which is added; nothing is handed over before the last gradient is made."""
+    found: list[dict[str, torch.Tensor]] = []
+    for spares in (False, True):
+        monkeypatch.setattr("codeflow.parallel.place.spares", lambda _, spares=spares: spares)
+        model = LoopCoder(SHAPE, seed=1)
+        masters = _MixedWhole(model, torch.bfloat16).masters
+        early: list[bool] = []
+        model.embed_tokens.weight.register_hook(
+            lambda _, some=masters, seen=early: seen.append(some["lm_head.weight"].grad is not None)
+        )
+        for ids in ([[5, 6, 7]], [[8, 9, 5]]):
+            model.lm_head(model(torch.tensor(ids))).float().sum().backward()
+            assert all(parameter.grad is None for parameter in model.parameters())
+        assert early[0] != spares
+        found.append({name: master.grad for name, master in masters.items() if master.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

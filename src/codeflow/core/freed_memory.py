@@ -29,5 +29,10 @@ def sparing(on: bool = True) -> Iterator[None]:
 
 def make_room(n_bytes: int) -> None:
     """Give memory back where it is spared, if so many bytes are a lot: what is made next would be put beside holes."""
-    if _sparing[-1] and n_bytes >= _LARGE_BYTES:
+    if spares(n_bytes):
         give_back()
+
+
+def spares(n_bytes: int) -> bool:
+    """True where memory is spared, if so many bytes are a lot."""
+    return _sparing[-1] and n_bytes >= _LARGE_BYTES

@@ -224,14 +224,15 @@ class Band:
         return blocks.view(n_heads, self._n_blocks * self._block, repeats, blocks.shape[-1])[:, :n_positions]
 
     def _sum(self, blocks: Tensor, like: Tensor) -> Tensor:
-        """Add what each position got in its own block and in those after it: -> (G, N, D)."""
+        """Add what each position got in its own block and in the window of the next: -> (G, N, D)."""
         n_heads, n_positions, head_dim = like.shape
         size, window = self._block, self._window
         parts = blocks.view(n_heads, self._n_blocks, window + size, head_dim)
-        total = parts[:, :, window:].contiguous()
-        for back in range(1, min(-(-window // size), self._n_blocks - 1) + 1):
-            part = parts[:, back:, max(0, window - back * size) : window - (back - 1) * size]
-            total[:, :-back, size - part.shape[2] :] += part
+        own, seen_again = parts[:, :, window:], size - window  # the first position that the next block sees
+        total = own.new_empty(own.shape)
+        total[:, :, :seen_again] = own[:, :, :seen_again]
+        total[:, -1, seen_again:] = own[:, -1, seen_again:]
+        torch.add(own[:, :-1, seen_again:], parts[:, 1:, :window], out=total[:, :-1, seen_again:])
         return total.flatten(1, 2)[:, :n_positions]
 
 

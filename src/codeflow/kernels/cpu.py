@@ -176,7 +176,7 @@ class _Gated(torch.autograd.Function):
         first = whole.attention.backward((queries, *map(_kv_heads_first, (k1, v1))), d_global, gate.shape[-1])
         d_local = local.dark(d_local)
         second = local.attention.backward((queries, *map(_kv_heads_first, (k2, v2))), d_local, gate.shape[-1])
-        d_q = _heads_last(first.queries + second.queries, q.shape, q.dtype).mul_(scale)
+        d_q = _heads_last(first.queries.add_(second.queries), q.shape, q.dtype).mul_(scale)
         d_logits = (1 - gate) * first.terms - gate * second.terms
         d_logits = _heads_last(d_logits, q.shape[:3] + gate.shape[-1:], gate_logits.dtype).view(gate_logits.shape)
         parts = zip((k1, v1, k2, v2), (first.keys, first.values, second.keys, second.values), strict=True)

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
-from codeflow.core.freed_memory import make_room
+from codeflow.core.freed_memory import make_room, spares
 from codeflow.model.compilation import compile_blocks
 from codeflow.model.config import Compilation
 from codeflow.model.looped import LoopCoder
@@ -139,12 +139,20 @@ class _MixedWhole:
             parameter.data = parameter.data.to(precision)
         self.publish()
         for name, parameter in self._working.items():
-            parameter.register_post_accumulate_grad_hook(partial(_hand_over, self.masters[name]))
+            parameter.register_post_accumulate_grad_hook(partial(_gradient_made, self.masters[name]))
 
     @torch.no_grad()
     def publish(self) -> None:
         for name, parameter in self._working.items():
             parameter.copy_(self.masters[name])
+
+
+def _gradient_made(master: nn.Parameter, working: Tensor) -> None:
+    """Hand over at once; where memory is spared a large gradient, which grows by it, when the activations are gone."""
+    if working.device.type == "cpu" and spares(master.nbytes):
+        torch.autograd.Variable._execution_engine.queue_callback(partial(_hand_over, master, working))
+    else:
+        _hand_over(master, working)
 
 
 def _hand_over(master: nn.Parameter, working: Tensor) -> None:

@@ -160,14 +160,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_hidden is not None and grad_head is not None:
             if group is not None:
                 dist.all_reduce(grad_hidden, group=group)
-            ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
+            ctx.gradients = [grad_hidden, grad_head.to(head.dtype)]
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_head = ctx.saved_tensors
+        if not ctx.gradients:
+            raise RuntimeError("a second backward pass through the loss, whose gradients are used up; compute it again")
+        grad_head, grad_hidden = ctx.gradients.pop(), ctx.gradients.pop()  # held no more, or autograd would copy them
         (upstream,) = gradients
-        # in place: a second backward pass through this node is an error of autograd, not a wrong gradient
         return grad_hidden.mul_(upstream), grad_head.mul_(upstream), None, None, None, None, None
 
 
