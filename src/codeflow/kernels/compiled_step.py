@@ -71,6 +71,7 @@ def _pointer(context: Any, address: Any, like: Any) -> Any:
 
 def locate(weights: Sequence[Sequence[np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:
     """Return where each layer's weights lie, (L, weights, 3) int64: address, outputs and inputs; keep them alive."""
+    assert all(one.flags.c_contiguous for layer in weights for one in layer), "only the first place of each is kept"
     places = [[(one.ctypes.data, one.size // one.shape[1], one.shape[1]) for one in layer] for layer in weights]
     return np.array(places, np.int64)
 

@@ -9,7 +9,7 @@
    precision when it gathers them and reduces gradients in fp32.
 5. precision: a single process has nothing to gather, and FSDP2 would only copy. Its working copy is the model itself in
    the working precision, beside fp32 masters; each gradient is added to its master's fp32 gradient, and freed, as soon
-   as the backward pass has made it.
+   as the backward pass has made it; large ones at its end where memory is spared.
 
 Either way the optimizer sees `masters` with fp32 gradients, and `publish` runs after every update. Tests that want more
 digits place an fp64 model in fp64: then masters and gradients are fp64.
